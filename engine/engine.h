@@ -1,0 +1,122 @@
+/* engine/engine.h: a loaded model and its device (`engine`), and one growing timeline of tokens (`sequence`).
+ *
+ * The engine knows tokens and sequences; it knows neither documents, SQLite nor sockets.
+ *
+ *   engine_open → sequence_create → engine_step … (until sequence_result says it is done) → sequence_destroy
+ *
+ * One thread calls engine_* and sequence_* of one engine; engine_info and the tokenizer may be read from any
+ * thread; sequence_cancel from any thread. Kernels use their own pool inside. */
+#ifndef ENGINE_ENGINE_H
+#define ENGINE_ENGINE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/status.h"
+#include "engine/prompt.h"
+#include "engine/quote.h"
+#include "engine/sampler.h"
+#include "engine/tokenizer.h"
+
+struct engine;
+struct sequence;
+
+struct engine_options {
+    const char *model_dir;   /* Hugging Face directory: config.json, tokenizer.json, *.safetensors             */
+    const char *backend;     /* "ref", "cpu", "cuda"; NULL: cuda where a GPU is there, else cpu                */
+    const char *cache_dir;   /* packed weights and saved prefixes (the store's kv/); NULL: none on disk        */
+    int threads;             /* 0: every CPU of the process                                                    */
+    bool plain;              /* no Hadamard, no FP8 rounding of activations and caches: for comparisons        */
+    int64_t kv_tokens;       /* capacity of the caches in tokens, all sequences together; 0: one full window   */
+    int prefill_chunk;       /* tokens of prefill a step; 0: 512                                               */
+    int64_t disk_cache_bytes;/* cap of saved prefixes under cache_dir; 0: 8 GiB                                */
+    void (*progress)(void *context, const char *phase, int64_t done, int64_t total); /* loading; may be NULL   */
+    void *progress_context;
+};
+
+struct engine_info {
+    const char *architecture; /* "DeepseekV32ForCausalLM" */
+    const char *backend;      /* ops_description() */
+    enum prompt_style prompt_style;
+    int32_t vocab_size, layers, index_topk; /* index_topk 0: no indexer (dense) */
+    int64_t window_tokens;    /* longest sequence */
+    int64_t kv_tokens;        /* cache capacity */
+    int64_t parameter_count, weight_bytes, cache_bytes;
+    const char *model_hash;   /* 64 hex digits over config and weights; keys caches and stored results */
+    bool random_weights;      /* generated test checkpoint (config.json says "dsa_random_weights": true) */
+};
+
+enum status engine_open(const struct engine_options *options, struct engine **engine, struct error *err) MUST_CHECK;
+void engine_close(struct engine *engine); /* destroys the sequences still there */
+const struct engine_info *engine_info(const struct engine *engine);
+const struct tokenizer *engine_tokenizer(const struct engine *engine);
+
+/* --- Plain forward pass, for tools and tests ---------------------------------------------------------- */
+
+/* Logits F32 [count, V] of every position of one prompt, row-major, from empty caches. */
+enum status engine_logits(struct engine *engine, const int32_t *tokens, size_t count, float *logits,
+                          struct error *err) MUST_CHECK;
+
+/* --- Sequences ------------------------------------------------------------------------------------------ */
+
+enum sequence_class { SEQUENCE_INTERACTIVE, SEQUENCE_BATCH };
+
+struct sequence_options {
+    const int32_t *tokens;    /* the prompt; copied */
+    size_t token_count;
+    const int32_t *forced;    /* tokens already given by an earlier attempt: driven through, reported again; copied */
+    size_t forced_count;
+    enum sequence_class class;
+    uint64_t owner;           /* who it is for: fairness inside a class is between owners */
+    struct sampler_params sampling;
+    size_t max_tokens;        /* of output */
+    const int32_t *stop_ids;
+    size_t stop_id_count;
+    const char *const *stop_strings; /* generation ends before the first of them */
+    size_t stop_string_count;
+    const struct quote_index *quotes; /* quote mode; NULL: off. Must outlive the sequence */
+    const struct quote_params *quote_params;
+    bool logprobs;
+};
+
+enum sequence_state { SEQUENCE_WAITING, SEQUENCE_PREFILL, SEQUENCE_DECODE, SEQUENCE_DONE };
+enum sequence_reason { REASON_NONE, REASON_STOP, REASON_LENGTH, REASON_CANCELLED, REASON_FAILED };
+
+struct sequence_token {
+    int32_t id;
+    float logprob;
+};
+
+struct sequence_status {
+    enum sequence_state state;
+    enum sequence_reason reason;
+    size_t prompt_tokens, prompt_done; /* prompt_done counts cached tokens too */
+    size_t cached_tokens;              /* of the prompt: found in a prefix cache */
+    size_t output_tokens;
+    int64_t prefill_ns, decode_ns;
+};
+
+/* Admission: STATUS_LIMIT when prompt + max_tokens exceed the window, STATUS_BUSY when the caches are full of
+ * admitted work (retry after another ends); nothing admitted is ever evicted. */
+enum status sequence_create(struct engine *engine, const struct sequence_options *options,
+                            struct sequence **sequence, struct error *err) MUST_CHECK;
+void sequence_destroy(struct sequence *sequence); /* frees its pages; NULL allowed */
+void sequence_cancel(struct sequence *sequence);  /* any thread; takes effect within one step */
+
+void sequence_get_status(const struct sequence *sequence, struct sequence_status *status);
+/* Output tokens from index `from` on; borrowed until the next engine_step(). */
+size_t sequence_tokens(const struct sequence *sequence, size_t from, const struct sequence_token **tokens);
+/* The text so far, cut before a stop string, never splitting a character; borrowed until the next step. */
+struct span sequence_text(const struct sequence *sequence);
+/* Quotations closed so far (quote mode); borrowed until the next step. */
+size_t sequence_quotes(const struct sequence *sequence, const struct quote_span **spans);
+/* Why REASON_FAILED; "" otherwise. */
+const char *sequence_error(const struct sequence *sequence);
+
+/* One step: at most prefill_chunk tokens of prefill and one token for every decoding sequence, interactive
+ * first. *worked is false when there was nothing to do. A failure of one sequence ends that sequence alone
+ * (REASON_FAILED); the status returned is for the engine as a whole (a lost device). */
+enum status engine_step(struct engine *engine, bool *worked, struct error *err) MUST_CHECK;
+
+#endif

@@ -1,0 +1,58 @@
+/* engine/prompt.h: from a packed context and a question to the model's own prompt form.
+ *
+ * Only the scaffolding is tokenised with special tokens on; what a document or a user wrote is tokenised with
+ * them off, so that neither can speak as the system. Every context block's tokens are recorded, so that quote
+ * mode and citations know which block a token belongs to. */
+#ifndef ENGINE_PROMPT_H
+#define ENGINE_PROMPT_H
+
+#include "engine/tokenizer.h"
+
+enum prompt_style {
+    PROMPT_READER,  /* ours, for models/reader: see engine/README.md "The reader's prompt" */
+    PROMPT_V32,     /* DeepSeek-V3.2 encoding (no tools)                        */
+    PROMPT_V31,     /* DeepSeek-V3.1 / V3.2-Exp template (no tools)             */
+    PROMPT_GLM5,    /* GLM-5 template                                           */
+    PROMPT_PLAIN    /* no scaffolding: for checkpoints without a chat form      */
+};
+
+/* From the checkpoint's tokenizer and config; the descriptor of an unknown model says PROMPT_PLAIN. */
+enum status prompt_style_from_name(const char *name, enum prompt_style *style) MUST_CHECK;
+
+struct prompt_block {
+    int id;            /* what the model cites: 1, 2, 3, … in order of appearance */
+    struct span title; /* document title or file name */
+    struct span label; /* page range as printed, e.g. "p. 12-13"; may be empty    */
+    struct span text;  /* canonical text, exactly as stored                       */
+};
+
+enum prompt_task { PROMPT_ANSWER, PROMPT_SUMMARISE };
+
+struct prompt_message {
+    enum { PROMPT_SYSTEM, PROMPT_USER, PROMPT_ASSISTANT } role;
+    struct span text;
+};
+
+struct prompt {
+    struct token_list tokens;
+    /* Token range [block_start[i], block_end[i]) of blocks[i].text inside `tokens`. */
+    size_t *block_start, *block_end, block_count;
+};
+void prompt_finish(struct prompt *prompt);
+
+/* The prompt of a question over blocks. `question` is empty for PROMPT_SUMMARISE. STATUS_LIMIT beyond
+ * max_tokens. The caller calls prompt_finish(). */
+enum status prompt_build(const struct tokenizer *tokenizer, enum prompt_style style, enum prompt_task task,
+                         const struct prompt_block *blocks, size_t block_count, struct span question,
+                         size_t max_tokens, struct prompt *prompt, struct error *err) MUST_CHECK;
+
+/* The prompt of a plain conversation (batch files); no blocks. */
+enum status prompt_build_chat(const struct tokenizer *tokenizer, enum prompt_style style,
+                              const struct prompt_message *messages, size_t message_count, size_t max_tokens,
+                              struct prompt *prompt, struct error *err) MUST_CHECK;
+
+/* Ids after which generation ends (end of sentence and the like); at most `cap` are written, the count is
+ * returned. */
+size_t prompt_stop_ids(const struct tokenizer *tokenizer, enum prompt_style style, int32_t *ids, size_t cap);
+
+#endif

@@ -1,0 +1,45 @@
+/* engine/sampler.h: from one row of logits to one token.
+ *
+ * Deterministic: the same logits, history, parameters and seed give the same token on every machine (the
+ * generator is counter-based: random number i of a sequence depends on the seed and i alone, so a resumed
+ * sequence goes on exactly). One sampler per sequence, one thread. */
+#ifndef ENGINE_SAMPLER_H
+#define ENGINE_SAMPLER_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/status.h"
+
+struct sampler_params {
+    float temperature;        /* 0: greedy, ties to the lowest id                          */
+    float top_p;              /* (0, 1]; 1: off                                            */
+    float min_p;              /* [0, 1): drop tokens under min_p * the best probability; 0: off */
+    float repetition_penalty; /* >= 1 on tokens already generated; 1: off                  */
+    uint64_t seed;
+};
+extern const struct sampler_params sampler_default; /* greedy, everything off, seed 0 */
+enum status sampler_check(const struct sampler_params *params, struct error *err) MUST_CHECK;
+
+/* Which tokens may come next: bit i of `bits` set means token i is allowed. Made by quote mode. */
+struct token_mask {
+    uint64_t *bits; /* ceil(vocab / 64) words, owned by whoever made the mask */
+    int32_t vocab;
+};
+
+struct sampler;
+enum status sampler_create(const struct sampler_params *params, int32_t vocab, struct sampler **sampler) MUST_CHECK;
+void sampler_destroy(struct sampler *sampler);
+
+struct sampled {
+    int32_t token;
+    float logprob; /* natural log of the token's probability before temperature and filters */
+};
+/* `mask` NULL: everything is allowed. `step` counts this sequence's generated tokens from 0. A row of NaN, or
+ * a mask that allows nothing, is STATUS_BAD_INPUT. */
+enum status sampler_next(struct sampler *sampler, const float *logits, const struct token_mask *mask,
+                         uint64_t step, struct sampled *sampled) MUST_CHECK;
+/* Tells the sampler of a token that was chosen elsewhere (a resumed sequence). */
+void sampler_accept(struct sampler *sampler, int32_t token);
+
+#endif

@@ -1,0 +1,286 @@
+/* kernels/ops.h: the numeric operations of a DSA model, one contract for every backend.
+ *
+ * Dimensions: T query tokens (rows of this call, of any number of sequences) · S keys · H heads · D hidden ·
+ * N, K outputs and inputs of a product · Dv latent (512) · Dr RoPE (64) · Hi, Di indexer heads and their
+ * width (128) · K also top-k (2048) where no product is meant · E experts.
+ *
+ * Rules that hold for every op:
+ * - Shapes, dtypes and strides are checked once, in ops.c; a backend may rely on them. A wrong call answers
+ *   STATUS_BUG and touches nothing. A backend may answer STATUS_UNSUPPORTED for a shape, outputs untouched.
+ * - Ops are queued in order on one internal stream; inputs must stay alive until ops_sync(). On `ref` and
+ *   `cpu` every op has finished when it returns.
+ * - One thread calls into a given `struct ops`. Backends use their own pool inside.
+ * - Determinism: on `ref` and `cpu` a row's result depends on that row's inputs alone, never on T, on the
+ *   other rows, on chunking or on the number of threads: every reduction has a fixed order.
+ * - Numerics (`enum numerics`): NUMERICS_FP8 rounds as DeepSeek-V3.2's corrected reference does
+ *   (facts in kernels/README.md, "Rounding"); NUMERICS_PLAIN rounds nothing to FP8, leaves out the Hadamard
+ *   transform, computes products in F32 on dequantised weights and keeps caches in F32.
+ * - Sums run in F32 in backends and in double in `ref`. Each op's error budget against `ref` is in
+ *   kernels/README.md, and is what tests/kernels checks.
+ *
+ * Sources: DeepSeek-V3.2-Exp technical report (arXiv 2512.02556) and the corrected reference inference code;
+ * byte layouts of FlashMLA and DeepGEMM. The mathematics is restated op by op below. */
+#ifndef KERNELS_OPS_H
+#define KERNELS_OPS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/status.h"
+#include "kernels/tensor.h"
+
+struct ops;        /* a backend, opened on one device */
+struct ops_weight; /* a matrix in the form the backend wants it */
+
+enum numerics { NUMERICS_FP8, NUMERICS_PLAIN };
+
+/* --- The backend ----------------------------------------------------------------------------------- */
+
+struct ops_options {
+    const char *backend;    /* "ref", "cpu", "cuda"; NULL takes "cpu" */
+    const char *plugin_dir; /* where dsa-backend-cuda.so is looked for; NULL: beside the program, then libdir */
+    int device;             /* CUDA device number */
+    int threads;            /* 0: every CPU this process may use */
+    unsigned cpu_features;  /* 0: all that CPUID shows; else only these (enum cpu_feature), for tests */
+};
+
+enum cpu_feature { CPU_AVX2 = 1, CPU_AVX512 = 2, CPU_AVX512_BF16 = 4, CPU_AVX512_VBMI = 8, CPU_PORTABLE = 1 << 30 };
+
+/* Opens a backend. The caller closes it with ops_close(), after every weight and buffer made from it. */
+enum status ops_open(const struct ops_options *options, struct ops **ops, struct error *err) MUST_CHECK;
+void ops_close(struct ops *ops);
+
+const char *ops_backend_name(const struct ops *ops); /* "cpu" */
+/* One line for logs and for the key of stored caches: "cpu avx512-bf16 2 threads". Numerics-relevant words come
+ * first; borrowed. */
+const char *ops_description(const struct ops *ops);
+int ops_thread_count(const struct ops *ops);
+/* The message of the last op of this backend that failed; "" if none. Borrowed until the next call. */
+const char *ops_last_error(const struct ops *ops);
+
+/* Memory on the backend's device, 64-byte aligned, not initialised. ops_free(NULL) is allowed. On the host
+ * backends this is ordinary memory and upload/download are copies. */
+enum status ops_alloc(struct ops *ops, size_t bytes, void **memory) MUST_CHECK;
+void ops_free(struct ops *ops, void *memory);
+enum status ops_upload(struct ops *ops, void *device, const void *host, size_t bytes) MUST_CHECK;
+enum status ops_download(struct ops *ops, void *host, const void *device, size_t bytes) MUST_CHECK;
+enum status ops_fill(struct ops *ops, void *device, int byte, size_t bytes) MUST_CHECK;
+enum status ops_sync(struct ops *ops) MUST_CHECK; /* waits; returns the first error of a queued op */
+
+/* --- Weights --------------------------------------------------------------------------------------- */
+
+/* A matrix product's right side: `w` is [N, K], or [H, N, K] for a product per head, on the host.
+ *   F32, BF16: `scale` is NULL.     F8E4M3: `scale` is F32 [ceil(N/128), ceil(K/128)], multiplied (§1.2 of
+ *   the facts: HF's weight_scale_inv); only 2-D.
+ * The host memory must stay mapped while the weight lives: backends may read it in place, pack it lazily, or
+ * copy it. `numerics` decides how products round:
+ *   FP8 weight:  NUMERICS_FP8 quantises each activation row per 128 columns to e4m3 with a ue8m0 scale
+ *                s = 2^ceil(log2(max(amax, 1e-4) / 448)), and promotes to F32 every 128 of K:
+ *                y[m,n] = sum_g (sum_{k in g} a8[m,k] w8[n,k]) * sa[m,g] * sw[n/128, g].
+ *   BF16 weight: NUMERICS_FP8 rounds the activation to BF16 (nearest even), sums in F32.
+ *   F32 weight, and all of NUMERICS_PLAIN: products of F32 values, F32 sums.  */
+struct ops_weight_args {
+    struct tensor w;
+    const struct tensor *scale; /* NULL unless w is F8E4M3 */
+    enum numerics numerics;
+};
+enum status ops_weight_create(struct ops *ops, const struct ops_weight_args *args, struct ops_weight **weight)
+    MUST_CHECK;
+void ops_weight_destroy(struct ops *ops, struct ops_weight *weight); /* NULL allowed */
+
+/* y = x wᵀ (+ y if accumulate). 2-D weight: x F32 [T, K], y F32 [T, N]. Per head: x F32 [T, H, K], y F32
+ * [T, H, N]; row strides are free (columns of a wider tensor), the last stride is 1. */
+struct ops_linear_args {
+    const struct tensor *x;
+    const struct ops_weight *w;
+    struct tensor *y;
+    bool accumulate;
+};
+enum status ops_linear(struct ops *ops, const struct ops_linear_args *args) MUST_CHECK;
+
+/* --- Rows of the residual stream -------------------------------------------------------------------- */
+
+/* y[t] = table[token[t]], as F32. table F32 or BF16 [V, D] on the device; tokens I32 [T], 0 <= token < V. */
+struct ops_embed_args {
+    const struct tensor *table, *tokens;
+    struct tensor *y;
+};
+enum status ops_embed(struct ops *ops, const struct ops_embed_args *args) MUST_CHECK;
+
+/* x = x + residual where residual is not NULL (written back to x), then
+ * y[t,d] = x[t,d] / sqrt(mean_d x² + eps) * weight[d].  All F32; y may be x where residual is NULL. */
+struct ops_rmsnorm_args {
+    struct tensor *x;              /* [T, D], strided rows allowed */
+    const struct tensor *residual; /* [T, D] or NULL */
+    const struct tensor *weight;   /* [D] */
+    float eps;
+    struct tensor *y;              /* [T, D] */
+};
+enum status ops_rmsnorm(struct ops *ops, const struct ops_rmsnorm_args *args) MUST_CHECK;
+
+/* y[t,d] = (x[t,d] - mean) / sqrt(var + eps) * weight[d] + bias[d], biased variance; all F32. y may be x. */
+struct ops_layernorm_args {
+    const struct tensor *x, *weight, *bias;
+    float eps;
+    struct tensor *y;
+};
+enum status ops_layernorm(struct ops *ops, const struct ops_layernorm_args *args) MUST_CHECK;
+
+/* y += x, F32 [T, D]. */
+enum status ops_add(struct ops *ops, struct tensor *y, const struct tensor *x) MUST_CHECK;
+
+/* y[t,j] = silu(gate[t,j]) * up[t,j], silu(a) = a / (1 + exp(-a)); F32 [T, J]; y may be gate or up. */
+enum status ops_swiglu(struct ops *ops, const struct tensor *gate, const struct tensor *up, struct tensor *y)
+    MUST_CHECK;
+
+/* --- Rotary embedding, Hadamard --------------------------------------------------------------------- */
+
+enum rope_style {
+    ROPE_INTERLEAVED, /* pairs (2i, 2i+1): MLA's q_pe and k_pe, GLM-5's indexer */
+    ROPE_HALF_SPLIT   /* pairs (i, i + Dr/2): DeepSeek-V3.2's indexer           */
+};
+
+/* In place on x F32 [T, H, Dr] (a view into wider rows): (a, b) -> (a cos - b sin, a sin + b cos), with
+ * cos/sin of row position[t] of `table`, F32 [P, Dr] = Dr/2 cosines then Dr/2 sines. Interleaved rotation
+ * writes back to the same interleaved places. */
+struct ops_rope_args {
+    struct tensor *x;
+    const struct tensor *table;
+    const struct tensor *position; /* I32 [T], 0 <= position < P */
+    enum rope_style style;
+};
+enum status ops_rope(struct ops *ops, const struct ops_rope_args *args) MUST_CHECK;
+
+/* In place on x F32 [R, Di], Di a power of two: x <- H x * Di^-0.5 in Sylvester order, after rounding x to
+ * BF16; the result is rounded to BF16 as well, as the reference stores it. */
+enum status ops_hadamard(struct ops *ops, struct tensor *x) MUST_CHECK;
+
+/* --- Caches ----------------------------------------------------------------------------------------- */
+
+enum { CACHE_PAGE_TOKENS = 64 };
+
+/* Two pools per layer, both in pages of 64 tokens; a sequence's page table names pages of both at once.
+ *
+ * NUMERICS_FP8, latent record of Dv + 4*ceil(Dv/128) + 2*Dr bytes (656 for 512/64; FlashMLA's layout):
+ *   Dv e4m3 values · one F32 scale per 128 of them (ue8m0 rule above) · Dr BF16 rotary values, not quantised.
+ *   Latent pool: U8 [pages, 64, record_bytes].
+ * NUMERICS_FP8, indexer page of 64*(Di + 4) bytes (DeepGEMM's layout): 64 rows of Di e4m3 values, then 64 F32
+ *   scales (one per key: max(amax, 1e-4)/448 rounded up to 2^n). Index pool: U8 [pages, 64 * (Di + 4)].
+ * NUMERICS_PLAIN: records of 4*(Dv + Dr) bytes and pages of 64*4*Di bytes, all F32. */
+struct cache_shape {
+    int Dv, Dr, Di; /* Di is 0 for a layer without an indexer */
+    enum numerics numerics;
+};
+size_t cache_record_bytes(const struct cache_shape *shape);     /* one token of the latent pool */
+size_t cache_index_page_bytes(const struct cache_shape *shape); /* one page of the index pool */
+
+/* Where the rows of this call live. `slot[t]` = page * 64 + offset of the token being written; page_table row
+ * `sequence[t]` lists the pages of row t's sequence in order; row t may see positions < visible[t]. */
+struct ops_rows {
+    const struct tensor *slot;       /* I32 [T]                                   */
+    const struct tensor *sequence;   /* I32 [T], row of page_table                */
+    const struct tensor *visible;    /* I32 [T], causal: position + 1             */
+    const struct tensor *page_table; /* I32 [B, max_pages], unused entries -1     */
+    int32_t visible_max;             /* the largest of visible, known on the host */
+};
+
+/* Writes latent c F32 [T, Dv] (after kv_a_layernorm) and k_pe F32 [T, Dr] (after RoPE) at slot[t]. */
+struct ops_latent_write_args {
+    const struct tensor *c, *k_pe;
+    const struct ops_rows *rows;
+    struct cache_shape shape;
+    struct tensor *pool;
+};
+enum status ops_latent_write(struct ops *ops, const struct ops_latent_write_args *args) MUST_CHECK;
+
+/* Writes indexer keys k F32 [T, Di] (after LayerNorm, RoPE and, in FP8, Hadamard) at slot[t]. */
+struct ops_index_write_args {
+    const struct tensor *k;
+    const struct ops_rows *rows;
+    struct cache_shape shape;
+    struct tensor *pool;
+};
+enum status ops_index_write(struct ops *ops, const struct ops_index_write_args *args) MUST_CHECK;
+
+/* --- Lightning indexer ------------------------------------------------------------------------------ */
+
+/* score[t,s] = ks[s] * sum_h w[t,h] * sq[t,h] * max(0, q8[t,h,:] . k8[s,:])     for s < visible[t]
+ *            = -inf                                                            otherwise
+ * q F32 [T, Hi, Di] after RoPE (and Hadamard); in NUMERICS_FP8 it is quantised here, one ue8m0 scale sq per
+ * (t, h); in PLAIN sq = ks = 1 and q, k are F32. w F32 [T, Hi] already carries Hi^-0.5 * Di^-0.5.
+ * The sum over heads runs h = 0, 1, … in F32 with one accumulator, on every backend (double in ref). */
+struct ops_indexer_args {
+    const struct tensor *q, *w;
+    const struct ops_rows *rows;
+    struct cache_shape shape;
+    const struct tensor *pool;
+};
+/* score F32 [T, visible_max], written fully. For tests and small contexts. */
+enum status ops_indexer_scores(struct ops *ops, const struct ops_indexer_args *args, struct tensor *score)
+    MUST_CHECK;
+
+/* The `k` positions with the largest score among s < visible[t]; ties go to the lowest position; NaN counts
+ * as -inf. selected I32 [T, k]: positions in ascending order, then -1 where visible[t] < k. */
+enum status ops_topk(struct ops *ops, const struct tensor *score, const struct tensor *visible,
+                     struct tensor *selected) MUST_CHECK;
+
+/* ops_indexer_scores then ops_topk, never holding more than a fixed budget of scores at once. */
+enum status ops_indexer_topk(struct ops *ops, const struct ops_indexer_args *args, struct tensor *selected)
+    MUST_CHECK;
+
+/* --- Attention -------------------------------------------------------------------------------------- */
+
+/* Absorbed multi-query attention over latent records:
+ *   l[s]  = scale * (q_latent[t,h,:] . c[s,:] + q_pe[t,h,:] . k_pe[s,:])
+ *   p     = softmax over the selected s;   out[t,h,:] = sum_s p[s] c[s,:];   lse[t,h] = ln sum_s exp l[s]
+ * selected I32 [T, k] as ops_topk writes it (entries -1 or >= visible[t] are skipped; a row with none gives
+ * out = 0, lse = +inf, FlashMLA's convention). selected NULL: every position < visible[t].
+ * Order of reduction: selected positions as given, in blocks of 64, a running maximum carried from block to
+ * block; the dense form is the same over 0, 1, 2, …, so that "everything selected" and dense agree bit for
+ * bit on ref and cpu. */
+struct ops_attention_args {
+    const struct tensor *q_latent; /* F32 [T, H, Dv] */
+    const struct tensor *q_pe;     /* F32 [T, H, Dr] */
+    const struct tensor *selected; /* I32 [T, k] or NULL */
+    const struct ops_rows *rows;
+    struct cache_shape shape;
+    const struct tensor *pool;
+    float scale;
+    struct tensor *out; /* F32 [T, H, Dv] */
+    struct tensor *lse; /* F32 [T, H] or NULL */
+};
+enum status ops_attention(struct ops *ops, const struct ops_attention_args *args) MUST_CHECK;
+
+/* --- Mixture of experts ----------------------------------------------------------------------------- */
+
+enum router_scoring { ROUTER_SIGMOID, ROUTER_SOFTMAX };
+
+/* p = sigmoid(logits) or softmax(logits); p' = p + bias (bias NULL: p). With groups > 1 the E experts form
+ * `groups` equal groups, a group's score is the sum of its two best p' (its best p' for ROUTER_SOFTMAX), and
+ * only the best `kept_groups` stay. The top k of p' are chosen, ties to the lowest expert; weight = p of the
+ * chosen, divided by (their sum + 1e-20) if `normalise`, times `scaling`. Experts come in descending p'. */
+struct ops_router_args {
+    const struct tensor *logits; /* F32 [T, E] */
+    const struct tensor *bias;   /* F32 [E] or NULL */
+    enum router_scoring scoring;
+    int groups, kept_groups;
+    bool normalise;
+    float scaling;
+    struct tensor *experts; /* I32 [T, k] */
+    struct tensor *weights; /* F32 [T, k] */
+};
+enum status ops_router(struct ops *ops, const struct ops_router_args *args) MUST_CHECK;
+
+/* y[t] += sum_j weights[t,j] * down_e( silu(gate_e x[t]) * up_e x[t] ), e = experts[t,j], summed in ascending
+ * expert order in F32, so that the order of j does not matter. Each product rounds as ops_linear does. */
+struct ops_moe_args {
+    const struct tensor *x;       /* F32 [T, D] */
+    const struct tensor *experts; /* I32 [T, k] */
+    const struct tensor *weights; /* F32 [T, k] */
+    const struct ops_weight *const *gate, *const *up, *const *down; /* E each */
+    int expert_count;
+    struct tensor *y; /* F32 [T, D] */
+};
+enum status ops_moe(struct ops *ops, const struct ops_moe_args *args) MUST_CHECK;
+
+#endif

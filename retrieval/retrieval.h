@@ -1,0 +1,129 @@
+/* retrieval/retrieval.h: question → ranked passages → a pack of context blocks.
+ *
+ * Deterministic: an equal store, question and options give an equal pack, byte for byte, so that prefix caches
+ * hit. One thread per `struct store`. Knows nothing of models: the caller passes a token counter. */
+#ifndef RETRIEVAL_RETRIEVAL_H
+#define RETRIEVAL_RETRIEVAL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/arena.h"
+#include "base/span.h"
+#include "base/status.h"
+#include "store/store.h"
+
+enum {
+    RETRIEVAL_MAX_QUESTION_BYTES = 64 * 1024, /* longer questions are refused */
+    RETRIEVAL_MAX_TERMS = 64,                 /* of a question; the rarest are kept */
+    RETRIEVAL_DEFAULT_BUDGET_TOKENS = 16 * 1024,
+    RETRIEVAL_MAX_BUDGET_TOKENS = 128 * 1024
+};
+
+struct retrieval_options {
+    const char *const *collections; /* count 0: all */
+    size_t collection_count;
+    const int64_t *documents;       /* count 0: all */
+    size_t document_count;
+    const char *media_type, *path_glob, *date_from, *date_to; /* NULL: any */
+    int limit;                      /* children to retrieve; 0: 200 */
+    double k1, b, title_weight, heading_weight, body_weight; /* 0: the measured defaults (README) */
+};
+
+/* Is this collection there at all? STATUS_NOT_FOUND names it. */
+enum status retrieval_check_collections(struct store *store, const struct retrieval_options *options,
+                                        struct error *err) MUST_CHECK;
+
+/* A passage as evidence: what a person reads while the model reads. */
+struct retrieval_passage {
+    int rank;              /* from 1 */
+    double score;
+    int64_t chunk_id, document_id;
+    const char *title, *path, *member; /* of the document */
+    const char *heading;
+    int page;              /* of its first span */
+    const char *label;     /* printed page label, "" */
+    struct span text;
+    const struct store_chunk_span *spans;
+    size_t span_count;
+    int also_in;           /* near duplicates that were folded into this one */
+};
+
+struct retrieval_result {
+    struct retrieval_passage *passages; /* best first */
+    size_t count;
+    int64_t generation;    /* of the store */
+    size_t terms_used, terms_dropped;
+};
+
+/* Searches. An empty or wordless question: STATUS_BAD_INPUT. No hit: STATUS_OK and count 0. Everything handed
+ * out lives in `arena`. */
+enum status retrieval_search(struct store *store, struct span question, const struct retrieval_options *options,
+                             struct arena *arena, struct retrieval_result *result, struct error *err) MUST_CHECK;
+
+/* --- Packing ---------------------------------------------------------------------------------------------- */
+
+struct pack_options {
+    size_t budget_tokens;  /* for the blocks, headers included; 0: 16K */
+    size_t header_tokens;  /* what the prompt form spends on each block */
+    bool whole_document;   /* take whole documents, best first, while they fit */
+    size_t document_percent; /* at most this share of the budget for one document; 0: 100 */
+    enum status (*count_tokens)(void *context, struct span text, size_t *tokens);
+    void *context;
+};
+
+/* A stretch of one page's canonical text inside a block: block text [block_start, block_end) is exactly page
+ * text [page_start, page_start + length). Between segments a block has "\n". */
+struct pack_segment {
+    int page;
+    uint32_t page_start;
+    size_t block_start, block_end;
+};
+
+struct pack_block {
+    int id;                /* 1, 2, 3, … in the order they stand in the prompt */
+    int64_t document_id;
+    const char *title, *path, *member, *heading;
+    const char *label;     /* "p. 12" or "pp. 12-13", printed labels where there are any; "" without pages */
+    int first_page, last_page;
+    struct span text;      /* canonical bytes, verbatim */
+    struct pack_segment *segments;
+    size_t segment_count;
+    size_t tokens;         /* of text, by the counter */
+    double score;          /* best of its passages */
+};
+
+struct pack {
+    struct pack_block *blocks; /* grouped by document, document order inside, the best document last */
+    size_t count;
+    size_t tokens;             /* blocks and headers */
+};
+
+/* Near-duplicates are collapsed, neighbours merged, a section whose chunks mostly hit is taken whole; greedy
+ * within the budget. Everything lives in `arena`. A counter's error is passed on. */
+enum status pack_build(struct store *store, const struct retrieval_result *result, const struct pack_options *options,
+                       struct arena *arena, struct pack *pack, struct error *err) MUST_CHECK;
+
+/* Where bytes [start, end) of a block stand: one place a page. The rectangles come from the store. */
+struct pack_place {
+    int64_t document_id;
+    int page;
+    uint32_t start, end;   /* bytes of the page's canonical text */
+    struct rect *rects;    /* may be none where the format has no geometry */
+    size_t rect_count;
+};
+enum status pack_locate(struct store *store, const struct pack_block *block, size_t start, size_t end,
+                        struct arena *arena, struct pack_place **places, size_t *count, struct error *err) MUST_CHECK;
+
+/* The strongest quotation without a model, for when there is none: see eval/README.md for what it reaches. */
+struct retrieval_sentence {
+    size_t passage;        /* index in the result */
+    size_t start, end;     /* bytes of that passage's text */
+    double score;
+};
+enum status retrieval_best_sentence(struct store *store, struct span question, const struct retrieval_result *result,
+                                    struct arena *arena, struct retrieval_sentence *sentence, struct error *err)
+    MUST_CHECK;
+
+#endif
