@@ -21,6 +21,7 @@ enum status prompt_style_from_name(const char *name, enum prompt_style *style) M
 
 struct prompt_block {
     int id;            /* what the model cites: 1, 2, 3, … in order of appearance */
+    int rank;          /* place in the order of retrieval, 1 = best; 0: unknown. Only PROMPT_READER shows it */
     struct span title; /* document title or file name */
     struct span label; /* page range as printed, e.g. "p. 12-13"; may be empty    */
     struct span text;  /* canonical text, exactly as stored                       */
