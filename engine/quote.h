@@ -1,59 +1,70 @@
 /* engine/quote.h: quote mode: inside a quotation only bytes that continue a verbatim span of ONE packed block.
  *
- * The automaton works on bytes of the canonical text, never across blocks, headers or the question. Opening
- * and closing are explicit: the model opens with the open mark and may close with the close mark once at
- * least `min_bytes` were quoted; after closing it must name the block, "[id]", and only ids of blocks that
- * hold the quoted bytes are allowed. Outside quotations `free_text` decides what is allowed.
+ * The automaton works on bytes of the canonical text, never across blocks, headers or the question. Opening and
+ * closing are explicit, and after closing only ids of blocks that hold the quoted bytes are allowed. A quotation is
+ * only ever begun where it can also be ended, and only ever continued towards a place where it can be ended: the
+ * mask is never empty.
  *
- * Form of an answer (ours, for PROMPT_READER and the test checkpoints):
- *     answer    = none | quotation { " " quotation }
- *     quotation = open bytes close " [" id "]"          open = close = U+201C / U+201D, or `"` … `"`
- *     none      = the fixed sentence quote_params.none
+ * Three objects: the vocabulary as a trie (one a tokenizer, made once), the index of one pack's blocks with the rules
+ * for quoting from them (immutable, may be shared), and the state of one answer (one sequence, one thread).
  *
- * An instance belongs to one sequence and one thread; the index of the blocks is immutable and may be shared. */
+ * Form of an answer, chosen by the tokenizer:
+ *   - token form, where the tokenizer has <|open|> and <|close|> (the reader): see README "The reader's prompt";
+ *   - text form: quotation = open bytes close " [" id "]", separated by one space; open and close are each ONE token.
+ *     With `free_text`, anything else may stand between quotations, and a quotation begins when the open mark does. */
 #ifndef ENGINE_QUOTE_H
 #define ENGINE_QUOTE_H
 
 #include "engine/sampler.h"
 #include "engine/tokenizer.h"
 
-struct quote_index; /* suffix structure over the blocks' bytes; O(total bytes) memory */
-struct quote;       /* the state of one answer */
+struct quote_vocab;
+struct quote_index;
+struct quote;
 
 struct quote_block {
-    int id;
+    int id;           /* > 0 */
     struct span text; /* copied into the index */
 };
 
 struct quote_params {
-    const char *open, *close; /* byte strings; NULL: U+201C and U+201D           */
-    const char *none;         /* the fixed sentence of abstention; NULL: not allowed */
-    size_t min_bytes, max_bytes; /* of one quotation                              */
-    int max_quotations;
-    bool free_text;           /* true: any text between quotations (large models) */
-    bool word_edges;          /* true: quotations start and end at word edges     */
+    const char *open, *close; /* text form: the marks. NULL: U+201C and U+201D where each is one token, else '"' */
+    const char *none;         /* text form: the fixed sentence of abstention; NULL: not allowed.
+                                 Token form: NULL: <|none|> not allowed, anything else: allowed */
+    size_t min_bytes, max_bytes; /* of one quotation; 0: 1 and 600 */
+    int max_quotations;          /* 0: 8 */
+    bool free_text;           /* text form: any text between quotations (large models) */
+    bool word_edges;          /* quotations start and end at word edges */
 };
 
-struct quote_span { /* one closed quotation */
+struct quote_span { /* one closed quotation, white space at its ends cut off */
     int block_id;
     size_t start, end; /* byte offsets in that block's text; the lowest start where the bytes occur */
 };
 
-enum status quote_index_create(const struct quote_block *blocks, size_t count, struct quote_index **index,
+/* STATUS_UNSUPPORTED where a byte has no token of its own (an answer could get stuck). The tokenizer must outlive it. */
+enum status quote_vocab_create(const struct tokenizer *tokenizer, struct quote_vocab **vocab,
                                struct error *err) MUST_CHECK;
-void quote_index_destroy(struct quote_index *index);
+void quote_vocab_destroy(struct quote_vocab *vocab);
 
-enum status quote_create(const struct quote_index *index, const struct tokenizer *tokenizer,
-                         const struct quote_params *params, const int32_t *stop_ids, size_t stop_count,
-                         struct quote **quote, struct error *err) MUST_CHECK;
-void quote_destroy(struct quote *quote);
+/* Blocks may hold anything: empty ones and bytes that are not UTF-8 are allowed, and never quoted. The strings in
+ * `params` are copied. STATUS_LIMIT beyond QUOTE_MAX_BYTES of text or QUOTE_MAX_BLOCKS. About 14 bytes a byte. */
+enum { QUOTE_MAX_BYTES = 64 << 20, QUOTE_MAX_BLOCKS = 1 << 16 };
+enum status quote_index_create(const struct quote_block *blocks, size_t count, const struct quote_params *params,
+                               struct quote_index **index, struct error *err) MUST_CHECK;
+void quote_index_destroy(struct quote_index *index); /* NULL allowed */
 
-/* The tokens allowed next. Borrowed until the next call. NULL: everything (free text outside a quotation). The
- * mask always allows at least one token. */
+/* Index and vocabulary must outlive the quote. STATUS_UNSUPPORTED where a mark is not one token. */
+enum status quote_create(const struct quote_index *index, const struct quote_vocab *vocab, const int32_t *stop_ids,
+                         size_t stop_count, struct quote **quote, struct error *err) MUST_CHECK;
+void quote_destroy(struct quote *quote); /* NULL allowed */
+
+/* The tokens allowed next. Borrowed until the next call. NULL: everything. Never an empty mask. */
 const struct token_mask *quote_mask(struct quote *quote);
 /* Advances by one token; STATUS_BAD_INPUT, state unchanged, if it was not allowed. */
 enum status quote_accept(struct quote *quote, int32_t token) MUST_CHECK;
-/* Quotations closed so far, oldest first. Borrowed until the next quote_accept(). */
+/* Quotations closed so far, oldest first: one appears with the token that completes its id's last digit that can be
+ * known ("[12]": the bracket; token form: the token after the digits). Borrowed until the next quote_accept(). */
 size_t quote_spans(const struct quote *quote, const struct quote_span **spans);
 bool quote_finished(const struct quote *quote); /* only stop ids are left */
 
