@@ -4,15 +4,19 @@
  * at most LIMIT_FRAME_BYTES. The child parses hostile input with big libraries, so the parent trusts nothing
  * here: the decoder checks every size, order, number and that text is UTF-8, and answers STATUS_CORRUPT.
  *
- * Order:   START  META?  (document | archive)  END
- *   document = { PAGE_BEGIN { LINE } PAGE_END | OUTLINE | PROBLEM }
- *   archive  = { MEMBER_BEGIN { MEMBER_DATA } MEMBER_END | PROBLEM }
- * PROGRESS may stand anywhere. A stream that stops without END is a crash; its pages so far are kept as a
- * partial document. Formats without pages send one page, number 1, width and height 0, words without
+ * Order:   START  (document | archive)  END
+ *   document = { PAGE_BEGIN { LINE } PAGE_END | META | OUTLINE | PROBLEM }
+ *   archive  = { MEMBER_BEGIN { MEMBER_DATA } MEMBER_END | META | PROBLEM }
+ * META and OUTLINE come once at most (after the pages where only the end tells the title). PROGRESS may stand
+ * anywhere. frame_order_step() checks all of this. A stream that stops without END is a crash; its pages so far
+ * are kept as a partial document. A PROBLEM with "fatal": true says that the document could not be read at all
+ * ("encrypted", "damaged", "empty", "unknown-type", …): its code and message become the document's error, and
+ * END follows. Formats without pages send one page, number 1, width and height 0, words without
  * rectangles (word_count 0). */
 #ifndef INGEST_FRAMES_H
 #define INGEST_FRAMES_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -32,11 +36,13 @@ enum frame_type {
     FRAME_MEMBER_BEGIN,/* JSON {name (UTF-8, repaired), raw_name_hex?, size?, mtime_ms?}            */
     FRAME_MEMBER_DATA, /* bytes                                                                     */
     FRAME_MEMBER_END,  /* JSON {complete: bool}: false when a cap or damage cut the member          */
-    FRAME_PROBLEM,     /* JSON {code, message, page: 0 for the document}                            */
+    FRAME_PROBLEM,     /* JSON {code, message, page: 0 for the document, fatal?: true}              */
     FRAME_PROGRESS,    /* empty: still alive                                                        */
-    FRAME_END          /* empty                                                                     */
+    FRAME_END,         /* empty                                                                     */
+    FRAME_TYPE_END     /* one past the last type */
 };
 
+/* u32 number, f32 width, f32 height, u32 label bytes, the label. */
 struct frame_page {
     uint32_t number;     /* physical, from 1, ascending */
     float width, height; /* points, of the page as shown (rotation applied) */
@@ -62,12 +68,15 @@ struct frame_word {
     int32_t x0, y0, x1, y1;  /* 1/20 point from the page's top left */
 };
 
+/* u8 kind, level, flags, 0; f32 font size; u32 word count, u32 text bytes; per word u32 start, end and
+ * i32 x0, y0, x1, y1; the text. */
 struct frame_line {
     uint8_t kind, level, flags;
     float font_size;                /* points; 0 unknown */
     const struct frame_word *words; /* ascending, not overlapping; may be none */
     uint32_t word_count;
-    struct span text;               /* UTF-8, no line feed inside except LINE_CODE, no trailing one */
+    struct span text;               /* UTF-8 without NUL, at most LIMIT_LINE_BYTES; no line feed inside
+                                       except in LINE_CODE, no trailing one */
 };
 
 /* Encoding appends one whole frame to `out`. */
@@ -87,11 +96,14 @@ enum status frame_get_page(struct span payload, struct frame_page *page) MUST_CH
 enum status frame_get_line(struct span payload, struct frame_line *line, struct frame_word **storage,
                            size_t *storage_cap) MUST_CHECK;
 
-/* --- The fork server -------------------------------------------------------------------------------------
- * dsa-extract is started once with a Unix seqpacket socket as descriptor 3. Each request is one packet: a JSON
- * header and two descriptors by SCM_RIGHTS, the document (read-only, seekable or not) and the write end of
- * the pipe for frames. The server forks a child, which jails itself before it reads the first byte, and
- * answers {id, pid} at once and {id, exit: "ok"|"signal N"|"code N", max_rss_bytes} when it ended.
- * Request: {id, name, media_type?: hint, password?, archive_depth, seekable, size}. */
+/* The order of a stream's frames, and that pages ascend. Zero is the start; call it on every frame.
+ * STATUS_CORRUPT for a frame that may not stand there. */
+struct frame_order {
+    enum { FRAME_ORDER_START, FRAME_ORDER_TOP, FRAME_ORDER_PAGE, FRAME_ORDER_MEMBER, FRAME_ORDER_ENDED } state;
+    bool has_meta, has_outline;
+    uint32_t pages, members; /* begun so far: a stream has one kind only */
+    uint32_t last_page;      /* number of the latest page */
+};
+enum status frame_order_step(struct frame_order *order, const struct frame *frame) MUST_CHECK;
 
 #endif
