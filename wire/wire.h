@@ -21,17 +21,22 @@ enum {
     WIRE_ID_BYTES = 16,
     WIRE_PROTOCOL_MAJOR = 1,
     WIRE_PROTOCOL_MINOR = 0,
-    WIRE_DEFAULT_CREDIT_BYTES = 256 * 1024 /* a client's window: well under RCVHWM, so the pipe never stalls */
+    WIRE_DEFAULT_CREDIT_BYTES = 256 * 1024, /* a client's window for one stream */
+    /* What a message costs besides its header and body, so that a window of tiny messages stays well under
+     * the high-water marks (256 KiB / 512 B = 512 messages) and the pipe never stalls. */
+    WIRE_MESSAGE_OVERHEAD_BYTES = 512,
+    /* Every numbered message fits in this, header and body together: a window at least that wide never stalls. */
+    WIRE_MAX_STREAM_BYTES = 96 * 1024
 };
 
 /* Letters, so that a capture can be read. Client to server above, server to client below. */
 enum wire_type {
     WIRE_HELLO = 'H', WIRE_SUBMIT = 'S', WIRE_CREDIT = 'C', WIRE_ATTACH = 'A', WIRE_CANCEL = 'X', WIRE_ACK = 'K',
-    WIRE_STATUS = 'Q', WIRE_LIST = 'L', WIRE_PING = 'P',
+    WIRE_STATUS = 'Q', WIRE_LIST = 'L', WIRE_PING = 'P', WIRE_RETRY = 'R', WIRE_DRAIN = 'D',
 
     WIRE_HELLO_OK = 'h', WIRE_ACCEPTED = 's', WIRE_EVIDENCE = 'e', WIRE_TOKENS = 't', WIRE_CITATION = 'c',
     WIRE_PROGRESS = 'p', WIRE_FINAL = 'f', WIRE_ERROR = 'r', WIRE_CANCELLED = 'x', WIRE_RESET = 'z',
-    WIRE_STATUS_OK = 'q', WIRE_LIST_OK = 'l', WIRE_PONG = 'o'
+    WIRE_STATUS_OK = 'q', WIRE_LIST_OK = 'l', WIRE_PONG = 'o', WIRE_OK = 'k'
 };
 const char *wire_type_name(int type); /* "SUBMIT"; "unknown" */
 
@@ -69,6 +74,9 @@ enum status wire_decode(const struct span *frames, size_t count, struct wire_mes
     MUST_CHECK;
 /* Fills 4 or 5 frames that borrow from `message` and from constants; returns the count. */
 size_t wire_encode(const struct wire_message *message, struct span frames[5]);
+
+/* What a numbered message takes from its stream's credit. Both sides count alike. */
+int64_t wire_cost(struct span header, struct span body);
 
 /* 32 hex digits and back. */
 void wire_id_text(const unsigned char id[WIRE_ID_BYTES], char text[2 * WIRE_ID_BYTES + 1]);
