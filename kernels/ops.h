@@ -29,10 +29,19 @@
 #include "base/status.h"
 #include "kernels/tensor.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 struct ops;        /* a backend, opened on one device */
 struct ops_weight; /* a matrix in the form the backend wants it */
 
 enum numerics { NUMERICS_FP8, NUMERICS_PLAIN };
+
+enum {
+    FP8_SCALE_BLOCK = 128, /* rows and columns of a weight, and values of a cache record, that share a scale */
+    OPS_MAX_EXPERTS = 4096 /* ten times the largest model known; bounds the scratch of the router */
+};
 
 /* --- The backend ----------------------------------------------------------------------------------- */
 
@@ -283,4 +292,7 @@ struct ops_moe_args {
 };
 enum status ops_moe(struct ops *ops, const struct ops_moe_args *args) MUST_CHECK;
 
+#ifdef __cplusplus
+}
+#endif
 #endif

@@ -1,0 +1,14 @@
+/* kernels/host.h: memory of the backends whose device is the host. */
+#ifndef KERNELS_HOST_H
+#define KERNELS_HOST_H
+
+#include "kernels/ops_impl.h"
+
+enum status host_alloc(struct ops *ops, size_t bytes, void **memory);
+void host_free(struct ops *ops, void *memory);
+enum status host_upload(struct ops *ops, void *device, const void *host, size_t bytes);
+enum status host_download(struct ops *ops, void *host, const void *device, size_t bytes);
+enum status host_fill(struct ops *ops, void *device, int byte, size_t bytes);
+enum status host_sync(struct ops *ops);
+
+#endif

@@ -1,0 +1,103 @@
+/* test_ops.c: the front: what it refuses, and that a refused call touches nothing. */
+#include "kernels/ops.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "tests/harness/check.h"
+
+static struct ops *open_ref(void)
+{
+    struct ops *ops = NULL;
+    struct error error = {0}, *err = &error;
+
+    CHECK_OK(ops_open(&(struct ops_options){.backend = "ref"}, &ops, err), err);
+    CHECK_EQ_STR(ops_backend_name(ops), "ref");
+    CHECK_EQ_STR(ops_last_error(ops), "");
+    return ops;
+}
+
+TEST(unknown_backends_are_refused_by_name)
+{
+    struct ops *ops = NULL;
+    struct error err = {0};
+
+    CHECK_STATUS(ops_open(&(struct ops_options){.backend = "../evil"}, &ops, &err), STATUS_UNSUPPORTED);
+    CHECK_STATUS(ops_open(&(struct ops_options){.backend = "nothing", .plugin_dir = "/nonexistent"}, &ops, &err),
+                 STATUS_UNSUPPORTED);
+    CHECK(strstr(err.message, "backend 'nothing'") != NULL);
+    CHECK(ops == NULL);
+}
+
+TEST(a_call_of_wrong_shape_is_named_and_touches_nothing)
+{
+    struct ops *ops = open_ref();
+    float x[6] = {1, 2, 3, 4, 5, 6}, w[3] = {1, 1, 1}, y[6] = {7, 7, 7, 7, 7, 7};
+    struct tensor tx = tensor_2d(DTYPE_F32, x, 2, 3), tw = tensor_1d(DTYPE_F32, w, 2);
+    struct tensor ty = tensor_2d(DTYPE_F32, y, 2, 3);
+    struct ops_rmsnorm_args args = {.x = &tx, .weight = &tw, .eps = 1e-6f, .y = &ty};
+
+    CHECK_STATUS(ops_rmsnorm(ops, &args), STATUS_BUG);
+    CHECK_EQ_STR(ops_last_error(ops), "rmsnorm: weight is f32 [2], wanted f32 [3]");
+    CHECK_NEAR(y[0], 7, 0);
+    tw = tensor_1d(DTYPE_BF16, w, 3);
+    CHECK_STATUS(ops_rmsnorm(ops, &args), STATUS_BUG);
+    tw = tensor_1d(DTYPE_F32, w, 3);
+    tx.strides[1] = 2;
+    CHECK_STATUS(ops_rmsnorm(ops, &args), STATUS_BUG);
+    CHECK_EQ_STR(ops_last_error(ops), "rmsnorm: x: the last stride is 2, wanted 1");
+    args.x = NULL;
+    CHECK_STATUS(ops_rmsnorm(ops, &args), STATUS_BUG);
+    CHECK_NEAR(y[5], 7, 0);
+    ops_close(ops);
+}
+
+TEST(indices_outside_their_range_are_refused_on_the_host)
+{
+    struct ops *ops = open_ref();
+    float table[8] = {0}, y[4] = {0};
+    int32_t tokens[2] = {1, 2}, slots[1] = {64};
+    uint8_t pool[64 * (4 + 4 + 4)] = {0};
+    struct tensor ttable = tensor_2d(DTYPE_F32, table, 2, 2), ttokens = tensor_1d(DTYPE_I32, tokens, 2);
+    struct tensor ty = tensor_2d(DTYPE_F32, y, 2, 2);
+    struct cache_shape shape = {.Dv = 4, .Dr = 2, .numerics = NUMERICS_FP8};
+    struct tensor tpool = tensor_3d(DTYPE_U8, pool, 1, 64, (int64_t)cache_record_bytes(&shape));
+    struct tensor tslots = tensor_1d(DTYPE_I32, slots, 1), c = tensor_2d(DTYPE_F32, table, 1, 4);
+    struct tensor k_pe = tensor_2d(DTYPE_F32, table, 1, 2);
+    struct ops_rows rows = {.slot = &tslots};
+
+    CHECK_EQ_INT(cache_record_bytes(&shape), 12);
+    CHECK_STATUS(ops_embed(ops, &(struct ops_embed_args){&ttable, &ttokens, &ty}), STATUS_BUG);
+    CHECK_EQ_STR(ops_last_error(ops), "embed: tokens[1] is 2, outside 0..1");
+    CHECK_STATUS(ops_latent_write(ops, &(struct ops_latent_write_args){&c, &k_pe, &rows, shape, &tpool}), STATUS_BUG);
+    slots[0] = 63;
+    CHECK_OK(ops_latent_write(ops, &(struct ops_latent_write_args){&c, &k_pe, &rows, shape, &tpool}),
+             (struct error *)NULL);
+    ops_close(ops);
+}
+
+TEST(cache_sizes_are_those_of_the_published_layouts)
+{
+    struct cache_shape v32 = {.Dv = 512, .Dr = 64, .Di = 128, .numerics = NUMERICS_FP8};
+
+    CHECK_EQ_INT(cache_record_bytes(&v32), 656);
+    CHECK_EQ_INT(cache_index_page_bytes(&v32), 64 * 132);
+    v32.numerics = NUMERICS_PLAIN;
+    CHECK_EQ_INT(cache_record_bytes(&v32), 4 * 576);
+    CHECK_EQ_INT(cache_index_page_bytes(&v32), 64 * 4 * 128);
+}
+
+TEST(views_share_memory_and_keep_strides)
+{
+    float data[24];
+    struct tensor all = tensor_3d(DTYPE_F32, data, 2, 3, 4), rows = tensor_rows(&all, 1, 1);
+    struct tensor columns = tensor_columns(&all, 1, 2);
+
+    CHECK(tensor_is_contiguous(&all));
+    CHECK(tensor_is_contiguous(&rows));
+    CHECK(!tensor_is_contiguous(&columns));
+    CHECK(rows.data == data + 12);
+    CHECK(columns.data == data + 1);
+    CHECK_EQ_INT(tensor_count(&columns), 12);
+    CHECK_EQ_INT(columns.strides[1], 4);
+}
