@@ -523,22 +523,6 @@ enum status ops_hadamard(struct ops *ops, struct tensor *x)
 
 /* --- Caches ---------------------------------------------------------------------------------------- */
 
-size_t cache_record_bytes(const struct cache_shape *shape)
-{
-    size_t Dv = (size_t)shape->Dv, Dr = (size_t)shape->Dr;
-
-    if (shape->numerics == NUMERICS_PLAIN)
-        return 4 * (Dv + Dr);
-    return Dv + 4 * ((Dv + FP8_SCALE_BLOCK - 1) / FP8_SCALE_BLOCK) + 2 * Dr;
-}
-
-size_t cache_index_page_bytes(const struct cache_shape *shape)
-{
-    size_t Di = (size_t)shape->Di;
-
-    return shape->numerics == NUMERICS_PLAIN ? CACHE_PAGE_TOKENS * 4 * Di : CACHE_PAGE_TOKENS * (Di + 4);
-}
-
 enum status ops_latent_write(struct ops *ops, const struct ops_latent_write_args *args)
 {
     struct call call = {ops, "latent_write", false};

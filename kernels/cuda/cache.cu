@@ -1,0 +1,138 @@
+/* cache.cu: FP8 quantisation of rows, and writing the two caches in the layouts of ops.h.
+ *
+ * One warp a group of up to 128 values: four a lane, one maximum over the warp, one ue8m0 scale, four stores.
+ * Bound by memory; every byte is written once. */
+#include "kernels/cuda/device.cuh"
+#include "kernels/cuda/impl.cuh"
+
+enum { GROUP_WARPS = 4 }; /* groups a block */
+
+/* Quantises up to 128 values of a row: `values` in, codes and the scale out. All lanes of a warp call it. */
+static __device__ __forceinline__ float quantise_group(const float *values, int count, uint8_t *codes)
+{
+    int lane = threadIdx.x % WARP;
+    float amax = 0.0f, scale;
+
+    for (int i = lane; i < count; i += WARP)
+        amax = fmaxf(amax, fabsf(values[i]));
+    scale = ue8m0_scale(warp_max(amax));
+    for (int i = lane; i < count; i += WARP)
+        codes[i] = float_to_e4m3(values[i] / scale);
+    return scale;
+}
+
+/* --- Rows to e4m3, one scale a group of 128 --------------------------------------------------------------------
+ * codes [R, K] (R = T * heads, contiguous), scale [R, groups]. Row r is x[r / heads, r % heads, :]. */
+static __global__ void quantise_kernel(const float *x, int64_t row_stride, int64_t head_stride, int heads, int64_t R,
+                                       int K, int groups, uint8_t *codes, float *scale)
+{
+    int64_t at = (int64_t)blockIdx.x * GROUP_WARPS + threadIdx.x / WARP, r = at / groups;
+    int g = (int)(at % groups), start = g * FP8_GROUP;
+    float s;
+
+    if (r >= R)
+        return;
+    s = quantise_group(x + r / heads * row_stride + r % heads * head_stride + start, min(FP8_GROUP, K - start),
+                       codes + r * K + start);
+    if (threadIdx.x % WARP == 0)
+        scale[r * groups + g] = s;
+}
+
+enum status cuda_quantise_rows(struct ops *ops, const float *x, int64_t row_stride, int64_t head_stride, int heads,
+                               int64_t T, int K, uint8_t *codes, float *scale)
+{
+    int groups = (int)ceil_div(K, FP8_GROUP);
+    int64_t count = T * heads * groups;
+
+    if (count == 0)
+        return STATUS_OK;
+    quantise_kernel<<<ceil_div(count, GROUP_WARPS), GROUP_WARPS * WARP, 0, backend_of(ops)->stream>>>(
+        x, row_stride, head_stride, heads, T * heads, K, groups, codes, scale);
+    CUDA_LAUNCHED(ops);
+    return STATUS_OK;
+}
+
+/* --- Latent records -------------------------------------------------------------------------------------------- */
+
+static __global__ void latent_write_kernel(const float *c, int64_t c_stride, const float *k_pe, int64_t k_stride,
+                                           const int32_t *slot, int Dv, int Dr, int record_bytes, bool plain,
+                                           uint8_t *pool)
+{
+    uint8_t *record = pool + (int64_t)slot[blockIdx.x] * record_bytes;
+    const float *latent = c + blockIdx.x * c_stride, *rotary = k_pe + blockIdx.x * k_stride;
+    int groups = (Dv + FP8_GROUP - 1) / FP8_GROUP;
+
+    if (plain) {
+        float *out = (float *)record;
+
+        for (int d = threadIdx.x; d < Dv + Dr; d += blockDim.x)
+            out[d] = d < Dv ? latent[d] : rotary[d - Dv];
+        return;
+    }
+    for (int g = threadIdx.x / WARP; g < groups; g += blockDim.x / WARP) {
+        float s = quantise_group(latent + g * FP8_GROUP, min((int)FP8_GROUP, Dv - g * FP8_GROUP), record + g * FP8_GROUP);
+
+        if (threadIdx.x % WARP == 0)
+            memcpy(record + Dv + 4 * g, &s, 4);
+    }
+    for (int d = threadIdx.x; d < Dr; d += blockDim.x) {
+        __nv_bfloat16 value = __float2bfloat16_rn(rotary[d]);
+
+        memcpy(record + Dv + 4 * groups + 2 * d, &value, 2);
+    }
+}
+
+enum status cuda_latent_write(struct ops *ops, const struct ops_latent_write_args *args)
+{
+    if (args->c->dims[0] == 0)
+        return STATUS_OK;
+    latent_write_kernel<<<(unsigned)args->c->dims[0], GROUP_WARPS * WARP, 0, backend_of(ops)->stream>>>(
+        (const float *)args->c->data, args->c->strides[0], (const float *)args->k_pe->data, args->k_pe->strides[0],
+        (const int32_t *)args->rows->slot->data, args->shape.Dv, args->shape.Dr,
+        (int)cache_record_bytes(&args->shape), args->shape.numerics == NUMERICS_PLAIN, (uint8_t *)args->pool->data);
+    CUDA_LAUNCHED(ops);
+    return STATUS_OK;
+}
+
+/* --- Indexer keys: one warp a key ---------------------------------------------------------------------------------- */
+
+static __global__ void index_write_kernel(const float *k, int64_t k_stride, const int32_t *slot, int64_t T, int Di,
+                                          int64_t page_bytes, bool plain, uint8_t *pool)
+{
+    int64_t t = (int64_t)blockIdx.x * GROUP_WARPS + threadIdx.x / WARP;
+    int lane = threadIdx.x % WARP;
+    const float *key;
+    uint8_t *page;
+    int offset;
+
+    if (t >= T)
+        return;
+    key = k + t * k_stride;
+    page = pool + slot[t] / CACHE_PAGE_TOKENS * page_bytes;
+    offset = slot[t] % CACHE_PAGE_TOKENS;
+    if (plain) {
+        float *out = (float *)page + (int64_t)offset * Di;
+
+        for (int d = lane; d < Di; d += WARP)
+            out[d] = key[d];
+    } else {
+        float s = quantise_group(key, Di, page + (int64_t)offset * Di);
+
+        if (lane == 0)
+            ((float *)(page + (int64_t)CACHE_PAGE_TOKENS * Di))[offset] = s;
+    }
+}
+
+enum status cuda_index_write(struct ops *ops, const struct ops_index_write_args *args)
+{
+    int64_t T = args->k->dims[0];
+
+    if (T == 0)
+        return STATUS_OK;
+    index_write_kernel<<<ceil_div(T, GROUP_WARPS), GROUP_WARPS * WARP, 0, backend_of(ops)->stream>>>(
+        (const float *)args->k->data, args->k->strides[0], (const int32_t *)args->rows->slot->data, T,
+        args->shape.Di, (int64_t)cache_index_page_bytes(&args->shape), args->shape.numerics == NUMERICS_PLAIN,
+        (uint8_t *)args->pool->data);
+    CUDA_LAUNCHED(ops);
+    return STATUS_OK;
+}

@@ -1,0 +1,140 @@
+/* device.cuh: what every kernel of this folder shares: the backend's state, launch checks, conversions,
+ * reductions in a fixed order.
+ *
+ * Host functions return `enum status`; a CUDA error is written with its call and line into the backend's
+ * last_error and never ends the process. */
+#ifndef KERNELS_CUDA_DEVICE_CUH
+#define KERNELS_CUDA_DEVICE_CUH
+
+#include <cuda_bf16.h>
+#include <cuda_fp8.h>
+#include <cuda_runtime.h>
+#include <stdint.h>
+
+extern "C" {
+#include "base/status.h"
+#include "kernels/ops.h"
+#include "kernels/ops_impl.h"
+}
+
+/* Grow-only scratch on the device. Slots live until the backend closes; one op may use several. */
+enum scratch_slot { SCRATCH_A, SCRATCH_B, SCRATCH_C, SCRATCH_D, SCRATCH_E, SCRATCH_F, SCRATCH_G, SCRATCH_COUNT };
+
+struct cuda_backend {
+    int device, sm_count;
+    size_t smem_per_block; /* the most a block may ask for */
+    cudaStream_t stream;
+    void *scratch[SCRATCH_COUNT];
+    size_t scratch_bytes[SCRATCH_COUNT];
+};
+
+struct cuda_weight {
+    struct ops_weight base; /* first; ops.c fills it once the weight is made */
+    enum dtype dtype;
+    int64_t heads, N, K; /* heads 1 for a 2-D weight */
+    enum numerics numerics;
+    void *data;          /* device copy, row-major */
+    float *scale;        /* device, [ceil(N/128), ceil(K/128)], or NULL */
+};
+
+static inline const struct cuda_weight *cuda_weight_of(const struct ops_weight *weight)
+{
+    return (const struct cuda_weight *)weight;
+}
+
+static inline struct cuda_backend *backend_of(struct ops *ops)
+{
+    return (struct cuda_backend *)ops->state;
+}
+
+enum status cuda_fail(struct ops *ops, cudaError_t error, const char *call, const char *file, int line);
+/* A scratch slot of at least `bytes`; growing it waits for the stream. */
+enum status cuda_scratch(struct ops *ops, enum scratch_slot slot, size_t bytes, void **memory);
+
+#define CUDA_TRY(ops, call)                                                   \
+    do {                                                                      \
+        cudaError_t cuda_error_ = (call);                                     \
+        if (cuda_error_ != cudaSuccess)                                       \
+            return cuda_fail((ops), cuda_error_, #call, __FILE__, __LINE__);  \
+    } while (0)
+
+/* After a launch. With -DDSA_CUDA_DEBUG every kernel is waited for, so that the failing one is named. */
+#ifdef DSA_CUDA_DEBUG
+#define CUDA_LAUNCHED(ops)                                                    \
+    do {                                                                      \
+        CUDA_TRY(ops, cudaGetLastError());                                    \
+        CUDA_TRY(ops, cudaStreamSynchronize(backend_of(ops)->stream));        \
+    } while (0)
+#else
+#define CUDA_LAUNCHED(ops) CUDA_TRY(ops, cudaGetLastError())
+#endif
+
+enum { WARP = 32, FP8_GROUP = 128 };
+#define FP8_MAX 448.0f
+
+static inline unsigned ceil_div(int64_t a, int64_t b)
+{
+    return (unsigned)((a + b - 1) / b);
+}
+
+/* --- Conversions: bit for bit those of kernels/fp8.h -------------------------------------------------- */
+
+static __device__ __forceinline__ float e4m3_to_float(uint8_t code)
+{
+    __half_raw half = __nv_cvt_fp8_to_halfraw(code, __NV_E4M3);
+
+    return __half2float(half);
+}
+
+static __device__ __forceinline__ uint8_t float_to_e4m3(float value)
+{
+    return __nv_cvt_float_to_fp8(value, __NV_SATFINITE, __NV_E4M3);
+}
+
+/* 2^ceil(log2(max(amax, 1e-4) / 448)): the ue8m0 scale as F32, exact on the bits. */
+static __device__ __forceinline__ float ue8m0_scale(float amax)
+{
+    uint32_t bits = __float_as_uint(fmaxf(amax, 1e-4f) / FP8_MAX);
+
+    if (bits & 0x007FFFFFu)
+        bits += 0x00800000u;
+    return __uint_as_float(bits & 0x7F800000u);
+}
+
+static __device__ __forceinline__ float bf16_round(float value)
+{
+    return __bfloat162float(__float2bfloat16_rn(value));
+}
+
+/* --- Reductions: always the same tree ----------------------------------------------------------------- */
+
+static __device__ __forceinline__ float warp_sum(float value)
+{
+    for (int offset = WARP / 2; offset; offset /= 2)
+        value += __shfl_xor_sync(0xFFFFFFFFu, value, offset);
+    return value;
+}
+
+static __device__ __forceinline__ float warp_max(float value)
+{
+    for (int offset = WARP / 2; offset; offset /= 2)
+        value = fmaxf(value, __shfl_xor_sync(0xFFFFFFFFu, value, offset));
+    return value;
+}
+
+/* Sum over a block of up to 1024 threads; every thread gets it. `partial` is shared memory for 32 floats. */
+static __device__ __forceinline__ float block_sum(float value, float *partial)
+{
+    int warps = (blockDim.x + WARP - 1) / WARP;
+
+    value = warp_sum(value);
+    if (threadIdx.x % WARP == 0)
+        partial[threadIdx.x / WARP] = value;
+    __syncthreads();
+    value = (int)(threadIdx.x % WARP) < warps ? partial[threadIdx.x % WARP] : 0.0f;
+    value = warp_sum(value);
+    __syncthreads();
+    return value;
+}
+
+#endif

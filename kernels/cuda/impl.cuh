@@ -1,0 +1,68 @@
+/* impl.cuh: the functions that backend.cu puts into the operations table, one line an op. */
+#ifndef KERNELS_CUDA_IMPL_CUH
+#define KERNELS_CUDA_IMPL_CUH
+
+#include "kernels/cuda/device.cuh"
+
+enum status cuda_weight_create(struct ops *ops, const struct ops_weight_args *args, struct ops_weight **weight);
+void cuda_weight_destroy(struct ops *ops, struct ops_weight *weight);
+enum status cuda_linear(struct ops *ops, const struct ops_linear_args *args);
+enum status cuda_embed(struct ops *ops, const struct ops_embed_args *args);
+enum status cuda_rmsnorm(struct ops *ops, const struct ops_rmsnorm_args *args);
+enum status cuda_layernorm(struct ops *ops, const struct ops_layernorm_args *args);
+enum status cuda_add(struct ops *ops, struct tensor *y, const struct tensor *x);
+enum status cuda_swiglu(struct ops *ops, const struct tensor *gate, const struct tensor *up, struct tensor *y);
+enum status cuda_rope(struct ops *ops, const struct ops_rope_args *args);
+enum status cuda_hadamard(struct ops *ops, struct tensor *x);
+enum status cuda_latent_write(struct ops *ops, const struct ops_latent_write_args *args);
+enum status cuda_index_write(struct ops *ops, const struct ops_index_write_args *args);
+enum status cuda_indexer_scores(struct ops *ops, const struct ops_indexer_args *args, struct tensor *score);
+enum status cuda_topk(struct ops *ops, const struct tensor *score, const struct tensor *visible,
+                      struct tensor *selected);
+enum status cuda_indexer_topk(struct ops *ops, const struct ops_indexer_args *args, struct tensor *selected);
+enum status cuda_attention(struct ops *ops, const struct ops_attention_args *args);
+enum status cuda_router(struct ops *ops, const struct ops_router_args *args);
+enum status cuda_moe(struct ops *ops, const struct ops_moe_args *args);
+
+/* --- Shared between the files of this folder ---------------------------------------------------------------- */
+
+enum status cuda_alloc(struct ops *ops, size_t bytes, void **memory);
+void cuda_free(struct ops *ops, void *memory);
+enum status cuda_upload(struct ops *ops, void *device, const void *host, size_t bytes);
+
+/* x rows (t, head) to e4m3 codes [T * heads, K] and scales [T * heads, ceil(K / 128)]. */
+enum status cuda_quantise_rows(struct ops *ops, const float *x, int64_t row_stride, int64_t head_stride, int heads,
+                               int64_t T, int K, uint8_t *codes, float *scale);
+
+/* The left side of a product in the form the weight's rounding asks for: BF16 values (e4m3 codes or rounded
+ * activations, both exact in BF16) with an F32 scale a group of 128, or plain F32. */
+struct operand {
+    const __nv_bfloat16 *values; /* NULL in the F32 form */
+    const float *scale;          /* [rows, ceil(K/128)], NULL unless the weight is FP8 */
+    const float *plain;          /* the F32 form */
+    int64_t row_stride, head_stride; /* elements */
+    int64_t scale_row_stride;        /* of scale; a row is (t * heads + head) */
+};
+
+/* Rows x into that form; `values` and `scales` are the scratch slots used. */
+enum status cuda_operand(struct ops *ops, const struct cuda_weight *like, const float *x, int64_t row_stride,
+                         int64_t head_stride, int heads, int64_t T, int K, enum scratch_slot values,
+                         enum scratch_slot scales, struct operand *operand);
+
+/* A grouped product: tile i of 64 rows uses weight tile_expert[i] and rows row_index[64 i …] (-1: none). */
+struct grouping {
+    const int32_t *tile_expert, *row_index; /* on the device */
+    int row_divisor;                        /* operand row = row_index / row_divisor */
+    int tile_count;                         /* an upper bound; unused tiles carry expert -1 */
+    const void *const *weights;             /* device table of device pointers */
+    const float *const *scales;             /* likewise, or NULL */
+};
+
+/* y[row, h, n] (+)= sum_k operand[row, h, k] w[h, n, k]. With `grouping`, row = 64 * tile + i. */
+enum status cuda_product(struct ops *ops, const struct operand *operand, const struct cuda_weight *weight, int64_t T,
+                         const struct grouping *grouping, float *y, int64_t y_row_stride, int64_t y_head_stride,
+                         bool accumulate);
+
+enum { GROUP_TILE_ROWS = 64 };
+
+#endif

@@ -1,0 +1,483 @@
+/* linear.cu: matrix products y = x wᵀ, 2-D, per head and grouped by expert.
+ *
+ * FP8 weights:  x is quantised to e4m3 (one ue8m0 scale per row and 128 of K). e4m3 values are exact in BF16,
+ *               so the products run on BF16 tensor cores with F32 sums (mma.sync; FP8 mma.sync is emulated on
+ *               Hopper), and every 128 of K the partial sum is scaled by sa * sw and added: the V3.2 rule.
+ * BF16 weights: x is rounded to BF16, one sum over all of K.
+ * F32 weights and NUMERICS_PLAIN: F32 multiply-adds on (dequantised) weights.
+ *
+ * product_mma:   grid (N / 128, row tiles of 64, heads), 256 threads = 2 x 4 warps of 32 x 32 outputs.
+ *   smem: A 64 x 72 and B 128 x 72 BF16 (8 columns of padding: rows 4 banks apart), 27,648 B.
+ * product_plain: grid (N / 64, row tiles of 64, heads), 256 threads of 4 x 4 outputs.
+ * A row's sum runs over k in one fixed order whatever the number of rows: results do not depend on the batch. */
+#include "kernels/cuda/device.cuh"
+#include "kernels/cuda/impl.cuh"
+
+#include <stdlib.h>
+
+enum { TILE_M = GROUP_TILE_ROWS, TILE_N = 128, TILE_K = 64, PAD_K = TILE_K + 8, MMA_THREADS = 256 };
+
+struct product {
+    struct operand x;
+    const void *w;
+    const float *w_scale;
+    int64_t N, K, T;
+    struct grouping group; /* row_index NULL: not grouped */
+    float *y;
+    int64_t y_row_stride, y_head_stride;
+    int heads;
+    bool accumulate;
+};
+
+/* --- Tensor-core form ------------------------------------------------------------------------------------------ */
+
+static __device__ __forceinline__ void mma_16x8x16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2])
+{
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+                 "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+static __device__ __forceinline__ __nv_bfloat162 e4m3_pair_to_bf16(uint16_t pair)
+{
+    __half2_raw half = __nv_cvt_fp8x2_to_halfraw2(pair, __NV_E4M3);
+
+    return __float22bfloat162_rn(__half22float2(*(const __half2 *)&half));
+}
+
+/* Rows of B = w[n0 + row, k0 …], as BF16; zero beyond N and K. */
+template <bool Fp8>
+static __device__ __forceinline__ void load_weights(__nv_bfloat16 (*tile)[PAD_K], const void *w, int64_t N, int64_t K,
+                                                    int64_t n0, int64_t k0)
+{
+    int bytes = Fp8 ? 1 : 2;
+    bool vector = K % 16 == 0; /* rows start on 16 bytes */
+
+    for (int at = threadIdx.x; at < TILE_N * TILE_K / 8; at += MMA_THREADS) {
+        int row = at / (TILE_K / 8), column = at % (TILE_K / 8) * 8;
+        int64_t n = n0 + row, k = k0 + column;
+        const uint8_t *source = (const uint8_t *)w + (n * K + k) * bytes;
+        __nv_bfloat16 *out = &tile[row][column];
+
+        if (n < N && k + 8 <= K && vector) {
+            if (Fp8) {
+                uint2 raw = *(const uint2 *)source;
+                __nv_bfloat162 *pairs = (__nv_bfloat162 *)out;
+
+                pairs[0] = e4m3_pair_to_bf16((uint16_t)raw.x);
+                pairs[1] = e4m3_pair_to_bf16((uint16_t)(raw.x >> 16));
+                pairs[2] = e4m3_pair_to_bf16((uint16_t)raw.y);
+                pairs[3] = e4m3_pair_to_bf16((uint16_t)(raw.y >> 16));
+            } else {
+                *(uint4 *)out = *(const uint4 *)source;
+            }
+        } else {
+            for (int i = 0; i < 8; i++) {
+                bool inside = n < N && k + i < K;
+
+                if (Fp8)
+                    out[i] = __float2bfloat16_rn(inside ? e4m3_to_float(source[i]) : 0.0f);
+                else
+                    out[i] = inside ? ((const __nv_bfloat16 *)source)[i] : __float2bfloat16_rn(0.0f);
+            }
+        }
+    }
+}
+
+static __device__ __forceinline__ void load_rows(__nv_bfloat16 (*tile)[PAD_K], const __nv_bfloat16 *values,
+                                                 int64_t row_stride, const int32_t *rows, int64_t K, int64_t k0)
+{
+    bool vector = K % 8 == 0 && row_stride % 8 == 0;
+
+    for (int at = threadIdx.x; at < TILE_M * TILE_K / 8; at += MMA_THREADS) {
+        int row = at / (TILE_K / 8), column = at % (TILE_K / 8) * 8;
+        int64_t k = k0 + column;
+        const __nv_bfloat16 *source = values + rows[row] * row_stride + k;
+        __nv_bfloat16 *out = &tile[row][column];
+
+        if (rows[row] >= 0 && k + 8 <= K && vector) {
+            *(uint4 *)out = *(const uint4 *)source;
+        } else {
+            for (int i = 0; i < 8; i++)
+                out[i] = rows[row] >= 0 && k + i < K ? source[i] : __float2bfloat16_rn(0.0f);
+        }
+    }
+}
+
+template <bool Fp8>
+static __global__ void __launch_bounds__(MMA_THREADS) product_mma(struct product p)
+{
+    __shared__ __align__(16) __nv_bfloat16 A[TILE_M][PAD_K], B[TILE_N][PAD_K];
+    __shared__ int32_t rows[TILE_M]; /* operand row of each tile row, -1: none */
+    int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    int warp_m = warp / 4 * 32, warp_n = warp % 4 * 32;
+    int head = blockIdx.z;
+    int64_t n0 = (int64_t)blockIdx.x * TILE_N, tile_row = (int64_t)blockIdx.y * TILE_M;
+    int64_t groups = (p.K + FP8_GROUP - 1) / FP8_GROUP;
+    const void *w = p.w;
+    const float *w_scale = p.w_scale;
+    float sum[2][4][4] = {}, part[2][4][4] = {};
+
+    if (p.group.row_index) {
+        int expert = p.group.tile_expert[blockIdx.y];
+
+        if (expert < 0)
+            return;
+        w = p.group.weights[expert];
+        w_scale = p.group.scales ? p.group.scales[expert] : NULL;
+    } else {
+        w = (const uint8_t *)w + head * p.N * p.K * (Fp8 ? 1 : 2);
+    }
+    if (threadIdx.x < TILE_M) {
+        int64_t row = tile_row + threadIdx.x;
+
+        if (p.group.row_index) {
+            int32_t index = p.group.row_index[row];
+
+            rows[threadIdx.x] = index < 0 ? -1 : index / p.group.row_divisor;
+        } else {
+            rows[threadIdx.x] = row < p.T ? (int32_t)row : -1;
+        }
+    }
+    __syncthreads();
+
+    for (int64_t k0 = 0; k0 < p.K; k0 += TILE_K) {
+        load_rows(A, p.x.values + head * p.x.head_stride, p.x.row_stride, rows, p.K, k0);
+        load_weights<Fp8>(B, w, p.N, p.K, n0, k0);
+        __syncthreads();
+#pragma unroll
+        for (int k = 0; k < TILE_K; k += 16) {
+            uint32_t a[2][4], b[4][2];
+
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                int row = warp_m + 16 * i + lane / 4, column = k + 2 * (lane % 4);
+
+                a[i][0] = *(const uint32_t *)&A[row][column];
+                a[i][1] = *(const uint32_t *)&A[row + 8][column];
+                a[i][2] = *(const uint32_t *)&A[row][column + 8];
+                a[i][3] = *(const uint32_t *)&A[row + 8][column + 8];
+            }
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                int row = warp_n + 8 * j + lane / 4, column = k + 2 * (lane % 4);
+
+                b[j][0] = *(const uint32_t *)&B[row][column];
+                b[j][1] = *(const uint32_t *)&B[row][column + 8];
+            }
+#pragma unroll
+            for (int i = 0; i < 2; i++)
+#pragma unroll
+                for (int j = 0; j < 4; j++)
+                    mma_16x8x16(part[i][j], a[i], b[j]);
+        }
+        __syncthreads();
+        if (Fp8 && ((k0 + TILE_K) % FP8_GROUP == 0 || k0 + TILE_K >= p.K)) {
+            int64_t group = k0 / FP8_GROUP;
+            /* TILE_N = 128 = one row of weight scales: n0 is a multiple of 128. */
+            float sw = w_scale[n0 / FP8_GROUP * groups + group];
+
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+#pragma unroll
+                for (int half = 0; half < 2; half++) {
+                    int32_t row = rows[warp_m + 16 * i + 8 * half + lane / 4];
+                    float sa = row < 0 ? 0.0f : p.x.scale[((int64_t)row * p.heads + head) * p.x.scale_row_stride + group];
+
+#pragma unroll
+                    for (int j = 0; j < 4; j++) {
+                        sum[i][j][2 * half] += part[i][j][2 * half] * (sa * sw);
+                        sum[i][j][2 * half + 1] += part[i][j][2 * half + 1] * (sa * sw);
+                        part[i][j][2 * half] = part[i][j][2 * half + 1] = 0.0f;
+                    }
+                }
+            }
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < 2; i++)
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+#pragma unroll
+            for (int c = 0; c < 4; c++) {
+                int row = warp_m + 16 * i + lane / 4 + 8 * (c / 2);
+                int64_t n = n0 + warp_n + 8 * j + 2 * (lane % 4) + c % 2;
+                float value = Fp8 ? sum[i][j][c] : part[i][j][c];
+
+                if (rows[row] >= 0 && n < p.N) {
+                    float *out = p.y + (tile_row + row) * p.y_row_stride + head * p.y_head_stride + n;
+
+                    *out = p.accumulate ? *out + value : value;
+                }
+            }
+}
+
+/* --- Plain form -------------------------------------------------------------------------------------------------- */
+
+enum { PLAIN_N = 64, PLAIN_K = 16, PLAIN_THREADS = 256 };
+
+static __device__ __forceinline__ float weight_value(enum dtype dtype, const void *w, const float *scale, int64_t n,
+                                                     int64_t k, int64_t K)
+{
+    switch (dtype) {
+    case DTYPE_F32: return ((const float *)w)[n * K + k];
+    case DTYPE_BF16: return __bfloat162float(((const __nv_bfloat16 *)w)[n * K + k]);
+    default:
+        return e4m3_to_float(((const uint8_t *)w)[n * K + k]) *
+               scale[n / FP8_GROUP * ((K + FP8_GROUP - 1) / FP8_GROUP) + k / FP8_GROUP];
+    }
+}
+
+static __global__ void __launch_bounds__(PLAIN_THREADS) product_plain(struct product p, enum dtype dtype)
+{
+    __shared__ float A[PLAIN_K][TILE_M + 4], B[PLAIN_K][PLAIN_N + 4];
+    __shared__ int32_t rows[TILE_M];
+    int head = blockIdx.z, tx = threadIdx.x % 16, ty = threadIdx.x / 16;
+    int64_t n0 = (int64_t)blockIdx.x * PLAIN_N, tile_row = (int64_t)blockIdx.y * TILE_M;
+    const void *w = p.w;
+    const float *w_scale = p.w_scale;
+    float sum[4][4] = {};
+
+    if (p.group.row_index) {
+        int expert = p.group.tile_expert[blockIdx.y];
+
+        if (expert < 0)
+            return;
+        w = p.group.weights[expert];
+        w_scale = p.group.scales ? p.group.scales[expert] : NULL;
+    } else {
+        int64_t bytes = dtype == DTYPE_F32 ? 4 : dtype == DTYPE_BF16 ? 2 : 1;
+
+        w = (const uint8_t *)w + head * p.N * p.K * bytes;
+    }
+    if (threadIdx.x < TILE_M) {
+        int64_t row = tile_row + threadIdx.x;
+
+        if (p.group.row_index) {
+            int32_t index = p.group.row_index[row];
+
+            rows[threadIdx.x] = index < 0 ? -1 : index / p.group.row_divisor;
+        } else {
+            rows[threadIdx.x] = row < p.T ? (int32_t)row : -1;
+        }
+    }
+    __syncthreads();
+
+    for (int64_t k0 = 0; k0 < p.K; k0 += PLAIN_K) {
+        for (int at = threadIdx.x; at < TILE_M * PLAIN_K; at += PLAIN_THREADS) {
+            int row = at / PLAIN_K, k = at % PLAIN_K;
+
+            A[k][row] = rows[row] >= 0 && k0 + k < p.K
+                            ? p.x.plain[rows[row] * p.x.row_stride + head * p.x.head_stride + k0 + k]
+                            : 0.0f;
+            B[k][row] = n0 + row < p.N && k0 + k < p.K ? weight_value(dtype, w, w_scale, n0 + row, k0 + k, p.K) : 0.0f;
+        }
+        __syncthreads();
+#pragma unroll
+        for (int k = 0; k < PLAIN_K; k++) {
+            float a[4], b[4];
+
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                a[i] = A[k][4 * ty + i];
+                b[i] = B[k][4 * tx + i];
+            }
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+#pragma unroll
+                for (int j = 0; j < 4; j++)
+                    sum[i][j] = fmaf(a[i], b[j], sum[i][j]);
+        }
+        __syncthreads();
+    }
+    for (int i = 0; i < 4; i++)
+        for (int j = 0; j < 4; j++) {
+            int row = 4 * ty + i;
+            int64_t n = n0 + 4 * tx + j;
+
+            if (rows[row] >= 0 && n < p.N) {
+                float *out = p.y + (tile_row + row) * p.y_row_stride + head * p.y_head_stride + n;
+
+                *out = p.accumulate ? *out + sum[i][j] : sum[i][j];
+            }
+        }
+}
+
+/* --- Launch --------------------------------------------------------------------------------------------------------- */
+
+static bool is_plain(const struct cuda_weight *weight)
+{
+    return weight->numerics == NUMERICS_PLAIN || weight->dtype == DTYPE_F32;
+}
+
+enum status cuda_product(struct ops *ops, const struct operand *operand, const struct cuda_weight *weight, int64_t T,
+                         const struct grouping *grouping, float *y, int64_t y_row_stride, int64_t y_head_stride,
+                         bool accumulate)
+{
+    struct product p = {};
+    unsigned row_tiles = grouping ? (unsigned)grouping->tile_count : ceil_div(T, TILE_M);
+    cudaStream_t stream = backend_of(ops)->stream;
+
+    if (row_tiles == 0 || weight->N == 0)
+        return STATUS_OK;
+    p.x = *operand;
+    p.w = weight->data;
+    p.w_scale = weight->scale;
+    p.N = weight->N;
+    p.K = weight->K;
+    p.T = T;
+    p.heads = (int)weight->heads;
+    p.y = y;
+    p.y_row_stride = y_row_stride;
+    p.y_head_stride = y_head_stride;
+    p.accumulate = accumulate;
+    if (grouping)
+        p.group = *grouping;
+    /* grid y holds 65,535 blocks: 4M rows at once; the engine's chunks are far smaller. */
+    if (row_tiles > 65535 || weight->heads > 65535)
+        return STATUS_UNSUPPORTED;
+    if (is_plain(weight)) {
+        dim3 grid(ceil_div(weight->N, PLAIN_N), row_tiles, (unsigned)weight->heads);
+
+        product_plain<<<grid, PLAIN_THREADS, 0, stream>>>(p, weight->dtype);
+    } else {
+        dim3 grid(ceil_div(weight->N, TILE_N), row_tiles, (unsigned)weight->heads);
+
+        if (weight->dtype == DTYPE_F8E4M3)
+            product_mma<true><<<grid, MMA_THREADS, 0, stream>>>(p);
+        else
+            product_mma<false><<<grid, MMA_THREADS, 0, stream>>>(p);
+    }
+    CUDA_LAUNCHED(ops);
+    return STATUS_OK;
+}
+
+/* --- The left side ---------------------------------------------------------------------------------------------------- */
+
+/* BF16 of x, or of its e4m3 rounding (one warp a group; the scale goes to `scale`). */
+template <bool Fp8>
+static __global__ void operand_kernel(const float *x, int64_t row_stride, int64_t head_stride, int heads, int64_t R,
+                                      int K, int groups, __nv_bfloat16 *values, float *scale)
+{
+    int64_t at = (int64_t)blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP, r = at / groups;
+    int g = (int)(at % groups), start = g * FP8_GROUP, lane = threadIdx.x % WARP, count = min(FP8_GROUP, K - start);
+    const float *source;
+    float amax = 0.0f, s = 1.0f;
+
+    if (r >= R)
+        return;
+    source = x + r / heads * row_stride + r % heads * head_stride + start;
+    if (Fp8) {
+        for (int i = lane; i < count; i += WARP)
+            amax = fmaxf(amax, fabsf(source[i]));
+        s = ue8m0_scale(warp_max(amax));
+        if (lane == 0)
+            scale[r * groups + g] = s;
+    }
+    for (int i = lane; i < count; i += WARP)
+        values[r * K + start + i] =
+            __float2bfloat16_rn(Fp8 ? e4m3_to_float(float_to_e4m3(source[i] / s)) : source[i]);
+}
+
+enum status cuda_operand(struct ops *ops, const struct cuda_weight *like, const float *x, int64_t row_stride,
+                         int64_t head_stride, int heads, int64_t T, int K, enum scratch_slot values,
+                         enum scratch_slot scales, struct operand *operand)
+{
+    int groups = (int)ceil_div(K, FP8_GROUP);
+    int64_t R = T * heads;
+    void *bf16 = NULL, *scale = NULL;
+    enum status status;
+
+    *operand = {};
+    if (is_plain(like)) {
+        operand->plain = x;
+        operand->row_stride = row_stride;
+        operand->head_stride = head_stride;
+        return STATUS_OK;
+    }
+    status = cuda_scratch(ops, values, (size_t)R * K * sizeof(__nv_bfloat16), &bf16);
+    if (!status && like->dtype == DTYPE_F8E4M3)
+        status = cuda_scratch(ops, scales, (size_t)R * groups * sizeof(float), &scale);
+    if (status)
+        return status;
+    if (R > 0) {
+        unsigned blocks = ceil_div(R * groups, 4);
+        cudaStream_t stream = backend_of(ops)->stream;
+
+        if (like->dtype == DTYPE_F8E4M3)
+            operand_kernel<true><<<blocks, 4 * WARP, 0, stream>>>(x, row_stride, head_stride, heads, R, K, groups,
+                                                                  (__nv_bfloat16 *)bf16, (float *)scale);
+        else
+            operand_kernel<false><<<blocks, 4 * WARP, 0, stream>>>(x, row_stride, head_stride, heads, R, K, groups,
+                                                                   (__nv_bfloat16 *)bf16, NULL);
+        CUDA_LAUNCHED(ops);
+    }
+    operand->values = (const __nv_bfloat16 *)bf16;
+    operand->scale = (const float *)scale;
+    operand->row_stride = (int64_t)heads * K;
+    operand->head_stride = K;
+    operand->scale_row_stride = groups;
+    return STATUS_OK;
+}
+
+enum status cuda_linear(struct ops *ops, const struct ops_linear_args *args)
+{
+    const struct tensor *x = args->x, *y = args->y;
+    const struct cuda_weight *w = cuda_weight_of(args->w);
+    bool per_head = x->dim_count == 3;
+    int64_t head_stride = per_head ? x->strides[1] : 0;
+    struct operand operand;
+    enum status status = cuda_operand(ops, w, (const float *)x->data, x->strides[0], head_stride, (int)w->heads,
+                                      x->dims[0], (int)w->K, SCRATCH_A, SCRATCH_B, &operand);
+
+    if (status)
+        return status;
+    return cuda_product(ops, &operand, w, x->dims[0], NULL, (float *)y->data, y->strides[0],
+                        per_head ? y->strides[1] : 0, args->accumulate);
+}
+
+/* --- Weights ------------------------------------------------------------------------------------------------------------ */
+
+enum status cuda_weight_create(struct ops *ops, const struct ops_weight_args *args, struct ops_weight **weight)
+{
+    const struct tensor *w = &args->w;
+    struct cuda_weight *made = (struct cuda_weight *)calloc(1, sizeof *made);
+    size_t bytes, scale_count;
+    enum status status;
+
+    if (!made)
+        return STATUS_NO_MEMORY;
+    made->dtype = w->dtype;
+    made->heads = w->dim_count == 3 ? w->dims[0] : 1;
+    made->N = w->dims[w->dim_count - 2];
+    made->K = w->dims[w->dim_count - 1];
+    made->numerics = args->numerics;
+    bytes = (size_t)(made->heads * made->N * made->K) * (w->dtype == DTYPE_F32 ? 4 : w->dtype == DTYPE_BF16 ? 2 : 1);
+    status = cuda_alloc(ops, bytes, &made->data);
+    if (!status)
+        status = cuda_upload(ops, made->data, w->data, bytes);
+    if (!status && w->dtype == DTYPE_F8E4M3) {
+        scale_count = (size_t)ceil_div(made->N, FP8_GROUP) * ceil_div(made->K, FP8_GROUP);
+        status = cuda_alloc(ops, scale_count * sizeof(float), (void **)&made->scale);
+        if (!status)
+            status = cuda_upload(ops, made->scale, args->scale->data, scale_count * sizeof(float));
+    }
+    if (status) {
+        cuda_weight_destroy(ops, &made->base);
+        return status;
+    }
+    *weight = &made->base;
+    return STATUS_OK;
+}
+
+void cuda_weight_destroy(struct ops *ops, struct ops_weight *weight)
+{
+    struct cuda_weight *made = (struct cuda_weight *)weight;
+
+    if (!made)
+        return;
+    cuda_free(ops, made->data);
+    cuda_free(ops, made->scale);
+    free(made);
+}

@@ -1,0 +1,361 @@
+/* moe.cu: the router, and the experts as grouped products.
+ *
+ * Router: one warp a token; p and p' of all experts in shared memory, then k rounds of an arg-max over lanes,
+ * ties to the lowest expert.
+ * Experts: every (token, j) pair gets a slot in its expert's run of slots, runs padded to tiles of 64 rows, all
+ * on the device (no count ever travels to the host). Then three grouped products and one sum a token, in
+ * ascending expert order. Slots of an expert are in ascending (token, j) order. */
+#include "kernels/cuda/device.cuh"
+#include "kernels/cuda/impl.cuh"
+
+enum { MAX_EXPERTS = 1024, MAX_CHOSEN = 32, MAX_GROUPS = 64 };
+
+/* --- Router ------------------------------------------------------------------------------------------------- */
+
+struct router_view {
+    const float *logits, *bias;
+    int64_t logits_stride;
+    int E, k, groups, kept_groups;
+    bool softmax, normalise;
+    float scaling;
+    int32_t *experts;
+    float *weights;
+    int64_t experts_stride, weights_stride;
+};
+
+/* The best of `values` over [0, count), ties to the lowest index; all lanes get it. */
+static __device__ __forceinline__ int warp_argmax(const float *values, int count, float *best)
+{
+    int lane = threadIdx.x % WARP, at = INT32_MAX;
+    float value = -INFINITY;
+
+    for (int i = lane; i < count; i += WARP) {
+        if (values[i] > value || at == INT32_MAX) {
+            value = values[i];
+            at = i;
+        }
+    }
+    for (int offset = WARP / 2; offset; offset /= 2) {
+        float other = __shfl_xor_sync(0xFFFFFFFFu, value, offset);
+        int other_at = __shfl_xor_sync(0xFFFFFFFFu, at, offset);
+
+        if (other_at != INT32_MAX && (at == INT32_MAX || other > value || (other == value && other_at < at))) {
+            value = other;
+            at = other_at;
+        }
+    }
+    *best = value;
+    return at;
+}
+
+static __global__ void __launch_bounds__(WARP) router_kernel(struct router_view v)
+{
+    __shared__ float probability[MAX_EXPERTS], score[MAX_EXPERTS], group_score[MAX_GROUPS];
+    __shared__ bool kept[MAX_GROUPS];
+    int lane = threadIdx.x, per_group = v.E / v.groups;
+    const float *logits = v.logits + blockIdx.x * v.logits_stride;
+    int32_t *experts = v.experts + blockIdx.x * v.experts_stride;
+    float *weights = v.weights + blockIdx.x * v.weights_stride;
+    float best, total = 0.0f, factor;
+
+    if (v.softmax) {
+        float high = -INFINITY, sum = 0.0f;
+
+        for (int e = lane; e < v.E; e += WARP)
+            high = fmaxf(high, logits[e]);
+        high = warp_max(high);
+        for (int e = lane; e < v.E; e += WARP)
+            sum += expf(logits[e] - high);
+        sum = warp_sum(sum);
+        for (int e = lane; e < v.E; e += WARP)
+            probability[e] = expf(logits[e] - high) / sum;
+    } else {
+        for (int e = lane; e < v.E; e += WARP)
+            probability[e] = 1.0f / (1.0f + expf(-logits[e]));
+    }
+    for (int e = lane; e < v.E; e += WARP)
+        score[e] = probability[e] + (v.bias ? v.bias[e] : 0.0f);
+    __syncwarp();
+    if (v.groups > 1) {
+        for (int g = lane; g < v.groups; g += WARP) {
+            float first = -INFINITY, second = -INFINITY;
+
+            for (int e = g * per_group; e < (g + 1) * per_group; e++) {
+                if (score[e] > first) {
+                    second = first;
+                    first = score[e];
+                } else if (score[e] > second) {
+                    second = score[e];
+                }
+            }
+            group_score[g] = v.softmax || per_group == 1 ? first : first + second;
+            kept[g] = false;
+        }
+        __syncwarp();
+        for (int i = 0; i < v.kept_groups; i++) {
+            int g = warp_argmax(group_score, v.groups, &best);
+
+            __syncwarp();
+            if (lane == 0) {
+                kept[g] = true;
+                group_score[g] = -INFINITY;
+            }
+            __syncwarp();
+        }
+        for (int e = lane; e < v.E; e += WARP)
+            score[e] = kept[e / per_group] ? score[e] : -INFINITY;
+        __syncwarp();
+    }
+    for (int j = 0; j < v.k; j++) {
+        int e = warp_argmax(score, v.E, &best);
+
+        __syncwarp();
+        total += probability[e];
+        if (lane == 0) {
+            experts[j] = e;
+            weights[j] = probability[e];
+            score[e] = -INFINITY;
+        }
+        __syncwarp();
+    }
+    factor = (v.normalise ? 1.0f / (total + 1e-20f) : 1.0f) * v.scaling;
+    for (int j = lane; j < v.k; j += WARP)
+        weights[j] *= factor;
+}
+
+enum status cuda_router(struct ops *ops, const struct ops_router_args *args)
+{
+    struct router_view v = {};
+    int64_t T = args->logits->dims[0];
+
+    v.logits = (const float *)args->logits->data;
+    v.logits_stride = args->logits->strides[0];
+    v.bias = args->bias ? (const float *)args->bias->data : NULL;
+    v.E = (int)args->logits->dims[1];
+    v.k = (int)args->experts->dims[1];
+    v.groups = args->groups;
+    v.kept_groups = args->kept_groups;
+    v.softmax = args->scoring == ROUTER_SOFTMAX;
+    v.normalise = args->normalise;
+    v.scaling = args->scaling;
+    v.experts = (int32_t *)args->experts->data;
+    v.experts_stride = args->experts->strides[0];
+    v.weights = (float *)args->weights->data;
+    v.weights_stride = args->weights->strides[0];
+    if (v.E > MAX_EXPERTS || v.groups > MAX_GROUPS)
+        return STATUS_UNSUPPORTED;
+    if (T == 0)
+        return STATUS_OK;
+    router_kernel<<<(unsigned)T, WARP, 0, backend_of(ops)->stream>>>(v);
+    CUDA_LAUNCHED(ops);
+    return STATUS_OK;
+}
+
+/* --- Slots ------------------------------------------------------------------------------------------------------ */
+
+/* One block: counts[e], then the first slot of each expert, runs padded to whole tiles. Unused tiles get -1. */
+static __global__ void plan_kernel(const int32_t *experts, int64_t experts_stride, int64_t T, int k, int E,
+                                   int32_t *first_slot, int32_t *tile_expert, int tiles)
+{
+    __shared__ int32_t count[MAX_EXPERTS];
+
+    for (int e = threadIdx.x; e < E; e += blockDim.x)
+        count[e] = 0;
+    __syncthreads();
+    for (int64_t i = threadIdx.x; i < T * k; i += blockDim.x)
+        atomicAdd(&count[experts[i / k * experts_stride + i % k]], 1);
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        int tile = 0;
+
+        for (int e = 0; e < E; e++) {
+            first_slot[e] = tile * GROUP_TILE_ROWS;
+            for (int rows = count[e]; rows > 0; rows -= GROUP_TILE_ROWS)
+                tile_expert[tile++] = e;
+        }
+        for (; tile < tiles; tile++)
+            tile_expert[tile] = -1;
+    }
+}
+
+/* One block an expert: its pairs in ascending order to its slots. row_index was filled with -1 before. */
+static __global__ void slots_kernel(const int32_t *experts, int64_t experts_stride, int64_t T, int k,
+                                    const int32_t *first_slot, int32_t *row_index, int32_t *slot_of)
+{
+    __shared__ int32_t warp_count[WARP];
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
+    int32_t next = first_slot[blockIdx.x];
+
+    for (int64_t base = 0; base < T * k; base += blockDim.x) {
+        int64_t i = base + threadIdx.x;
+        bool mine = i < T * k && experts[i / k * experts_stride + i % k] == (int)blockIdx.x;
+        uint32_t mask = __ballot_sync(0xFFFFFFFFu, mine);
+        int32_t slot = next;
+
+        if (lane == 0)
+            warp_count[warp] = __popc(mask);
+        __syncthreads();
+        for (int w = 0; w < warps; w++) {
+            if (w < warp)
+                slot += warp_count[w];
+            next += warp_count[w];
+        }
+        if (mine) {
+            slot += __popc(mask & ((1u << lane) - 1));
+            row_index[slot] = (int32_t)i;
+            slot_of[i] = slot;
+        }
+        __syncthreads();
+    }
+}
+
+/* For the down product the operand's rows are the slots themselves: -1 stays, else the slot's own number. */
+static __global__ void slot_rows_kernel(const int32_t *row_index, int32_t *rows, int64_t slots)
+{
+    int64_t slot = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+
+    if (slot < slots)
+        rows[slot] = row_index[slot] < 0 ? -1 : (int32_t)slot;
+}
+
+/* y[t] += sum over its experts in ascending order. One thread an element. */
+static __global__ void combine_kernel(const float *out, const int32_t *experts, int64_t experts_stride,
+                                      const float *weights, int64_t weights_stride, const int32_t *slot_of, int64_t T,
+                                      int k, int D, float *y, int64_t y_stride)
+{
+    int64_t at = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, t = at / D;
+    int d = (int)(at % D), last = -1;
+    float sum = 0.0f;
+
+    if (t >= T)
+        return;
+    for (int round = 0; round < k; round++) {
+        int next = INT32_MAX, chosen = 0;
+
+        for (int j = 0; j < k; j++) {
+            int e = experts[t * experts_stride + j];
+
+            if (e > last && e < next) {
+                next = e;
+                chosen = j;
+            }
+        }
+        last = next;
+        sum = fmaf(weights[t * weights_stride + chosen], out[(int64_t)slot_of[t * k + chosen] * D + d], sum);
+    }
+    y[t * y_stride + d] += sum;
+}
+
+/* Device tables of the experts' device pointers: data of gate, up, down, then their scales. */
+static enum status upload_tables(struct ops *ops, const struct ops_moe_args *args, const void **tables)
+{
+    const struct ops_weight *const *lists[3] = {args->gate, args->up, args->down};
+    int E = args->expert_count;
+    const void *host[6 * MAX_EXPERTS];
+    void *device;
+    enum status status = cuda_scratch(ops, SCRATCH_G, 6 * (size_t)E * sizeof(void *), &device);
+
+    if (status)
+        return status;
+    for (int m = 0; m < 3; m++)
+        for (int e = 0; e < E; e++) {
+            host[m * E + e] = cuda_weight_of(lists[m][e])->data;
+            host[(3 + m) * E + e] = cuda_weight_of(lists[m][e])->scale;
+        }
+    /* From pageable memory: staged before the call returns, so that `host` may go. */
+    CUDA_TRY(ops, cudaMemcpyAsync(device, host, 6 * (size_t)E * sizeof(void *), cudaMemcpyHostToDevice,
+                                  backend_of(ops)->stream));
+    for (int m = 0; m < 6; m++)
+        tables[m] = (const void **)device + m * E;
+    return STATUS_OK;
+}
+
+enum status cuda_moe(struct ops *ops, const struct ops_moe_args *args)
+{
+    int64_t T = args->x->dims[0], D = args->x->dims[1];
+    int E = args->expert_count, k = (int)args->experts->dims[1];
+    int64_t J = E > 0 ? cuda_weight_of(args->gate[0])->N : 0;
+    /* Every expert wastes less than one tile. */
+    int64_t tiles = (T * k + GROUP_TILE_ROWS - 1) / GROUP_TILE_ROWS + E;
+    int64_t slots = tiles * GROUP_TILE_ROWS;
+    const int32_t *experts = (const int32_t *)args->experts->data;
+    cudaStream_t stream = backend_of(ops)->stream;
+    struct grouping group = {};
+    struct operand operand;
+    const void *tables[6];
+    int32_t *first_slot, *tile_expert, *row_index, *slot_of;
+    float *gate, *up, *out;
+    void *memory;
+    enum status status;
+
+    if (T == 0)
+        return STATUS_OK;
+    if (E < 1 || E > MAX_EXPERTS || k > MAX_CHOSEN || T * k > INT32_MAX)
+        return STATUS_UNSUPPORTED;
+    status = cuda_scratch(ops, SCRATCH_C, ((size_t)E + tiles + slots + T * k) * sizeof(int32_t), &memory);
+    if (status)
+        return status;
+    first_slot = (int32_t *)memory;
+    tile_expert = first_slot + E;
+    row_index = tile_expert + tiles;
+    slot_of = row_index + slots;
+    status = cuda_scratch(ops, SCRATCH_D, (size_t)slots * (2 * J + D) * sizeof(float), &memory);
+    if (status)
+        return status;
+    gate = (float *)memory;
+    up = gate + slots * J;
+    out = up + slots * J;
+    status = upload_tables(ops, args, tables);
+    if (status)
+        return status;
+
+    CUDA_TRY(ops, cudaMemsetAsync(row_index, 0xFF, (size_t)slots * sizeof(int32_t), stream));
+    plan_kernel<<<1, 1024, 0, stream>>>(experts, args->experts->strides[0], T, k, E, first_slot, tile_expert,
+                                        (int)tiles);
+    CUDA_LAUNCHED(ops);
+    slots_kernel<<<(unsigned)E, 1024, 0, stream>>>(experts, args->experts->strides[0], T, k, first_slot, row_index,
+                                                   slot_of);
+    CUDA_LAUNCHED(ops);
+
+    group.tile_expert = tile_expert;
+    group.row_index = row_index;
+    group.tile_count = (int)tiles;
+    group.row_divisor = k;
+    status = cuda_operand(ops, cuda_weight_of(args->gate[0]), (const float *)args->x->data, args->x->strides[0], 0, 1, T, (int)D,
+                          SCRATCH_A, SCRATCH_B, &operand);
+    for (int m = 0; m < 2 && !status; m++) {
+        group.weights = (const void *const *)tables[m];
+        group.scales = (const float *const *)tables[3 + m];
+        status = cuda_product(ops, &operand, cuda_weight_of(m ? args->up[0] : args->gate[0]), T, &group, m ? up : gate, J, 0, false);
+    }
+    if (!status) {
+        struct tensor g = tensor_2d(DTYPE_F32, gate, slots, J), u = tensor_2d(DTYPE_F32, up, slots, J);
+
+        /* Padding slots hold whatever was there; nothing reads their products. */
+        status = cuda_swiglu(ops, &g, &u, &g);
+    }
+    if (!status)
+        status = cuda_operand(ops, cuda_weight_of(args->down[0]), gate, J, 0, 1, slots, (int)J, SCRATCH_A, SCRATCH_B, &operand);
+    if (!status) {
+        int32_t *identity;
+
+        status = cuda_scratch(ops, SCRATCH_F, (size_t)slots * sizeof(int32_t), (void **)&identity);
+        if (!status) {
+            slot_rows_kernel<<<ceil_div(slots, 256), 256, 0, stream>>>(row_index, identity, slots);
+            CUDA_LAUNCHED(ops);
+        }
+        group.row_index = identity;
+        group.row_divisor = 1;
+        group.weights = (const void *const *)tables[2];
+        group.scales = (const float *const *)tables[5];
+        if (!status)
+            status = cuda_product(ops, &operand, cuda_weight_of(args->down[0]), slots, &group, out, D, 0, false);
+    }
+    if (status)
+        return status;
+    combine_kernel<<<ceil_div(T * D, 256), 256, 0, stream>>>(
+        out, experts, args->experts->strides[0], (const float *)args->weights->data, args->weights->strides[0],
+        slot_of, T, k, (int)D, (float *)args->y->data, args->y->strides[0]);
+    CUDA_LAUNCHED(ops);
+    return STATUS_OK;
+}
