@@ -1,0 +1,176 @@
+/* furniture.c: finds running headers and footers by counting.
+ *
+ * From each page the first lines of its top and the last of its bottom are candidates: a hash of the text with
+ * digits as '#' and blanks dropped, the height, the size. Candidates are sorted so that the same ones lie
+ * together, then counted against the number of pages of the same parity, and of all pages. */
+#include "ingest/furniture.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#include <xxhash.h>
+
+#include "base/vec.h"
+
+enum {
+    EDGE_LINES = 3,          /* candidates at each edge of a page */
+    EDGE_REMOVED = 2,        /* of these, at most so many go */
+    MIN_PAGES = 3,           /* fewer repeats prove nothing */
+    MAX_BYTES = 300,         /* a running header is short */
+    SAME_HEIGHT = 3 * UNITS_PER_POINT
+};
+static const double MIN_SHARE = 0.75, TOP = 0.15, BOTTOM = 0.10;
+
+struct candidate {
+    uint64_t hash;
+    int32_t y; /* from the top edge, or (negative) from the bottom edge: pages of mixed height */
+    int32_t size;
+    uint32_t page, line;
+    bool bottom;
+};
+
+static uint64_t hash_text(struct span text)
+{
+    char folded[MAX_BYTES];
+    size_t len = 0;
+
+    for (size_t i = 0; i < text.len; i++) {
+        char c = text.ptr[i];
+
+        if (c == ' ' || c == '\t')
+            continue;
+        if (c >= '0' && c <= '9') {
+            if (len && folded[len - 1] == '#')
+                continue; /* page 9 and page 10 are one line */
+            c = '#';
+        }
+        folded[len++] = c;
+    }
+    return XXH3_64bits(folded, len);
+}
+
+static int compare(const void *a, const void *b)
+{
+    const struct candidate *x = a, *y = b;
+
+    if (x->bottom != y->bottom)
+        return x->bottom - y->bottom;
+    if (x->hash != y->hash)
+        return x->hash < y->hash ? -1 : 1;
+    if (x->size != y->size)
+        return x->size < y->size ? -1 : 1;
+    if (x->y != y->y)
+        return x->y < y->y ? -1 : 1;
+    return (x->page > y->page) - (x->page < y->page);
+}
+
+static int compare_lines(const void *a, const void *b)
+{
+    const struct candidate *x = a, *y = b;
+
+    return (x->y > y->y) - (x->y < y->y);
+}
+
+/* The lines of one edge of a page, outermost first; at most EDGE_LINES. */
+static size_t edge_candidates(const struct page *page, uint32_t page_index, bool bottom, struct candidate *out)
+{
+    int32_t height = (int32_t)(page->height * UNITS_PER_POINT);
+    int32_t reach = (int32_t)(height * (bottom ? BOTTOM : TOP));
+    size_t count = 0;
+
+    for (size_t i = 0; i < page->line_count; i++) {
+        const struct page_line *line = &page->lines[i];
+        struct candidate candidate = {.page = page_index, .line = (uint32_t)i, .bottom = bottom};
+
+        if (!line->word_count || line->text.len > MAX_BYTES)
+            continue;
+        candidate.y = bottom ? height - line->box.y1 : line->box.y0;
+        if (candidate.y > reach)
+            continue;
+        if (count == EDGE_LINES) {
+            qsort(out, count, sizeof *out, compare_lines);
+            if (candidate.y >= out[count - 1].y)
+                continue;
+            count--;
+        }
+        candidate.size = (int32_t)lrintf(line->font_size * 2);
+        candidate.hash = hash_text(line->text);
+        out[count++] = candidate;
+    }
+    qsort(out, count, sizeof *out, compare_lines);
+    return count;
+}
+
+/* Marks the candidates [first, end), which are the same line on several pages, if they are on enough of them. */
+static void mark_if_running(struct page *pages, const struct candidate *same, size_t count, const size_t of_parity[2])
+{
+    size_t on_parity[2] = {0};
+    bool running[2];
+    size_t all = of_parity[0] + of_parity[1];
+    uint32_t previous = UINT32_MAX;
+
+    for (size_t i = 0; i < count; i++) {
+        if (same[i].page != previous) /* twice on a page counts once */
+            on_parity[same[i].page % 2]++;
+        previous = same[i].page;
+    }
+    for (int p = 0; p < 2; p++) {
+        running[p] = on_parity[p] >= MIN_PAGES && (double)on_parity[p] >= MIN_SHARE * (double)of_parity[p];
+    }
+    if (on_parity[0] + on_parity[1] >= MIN_PAGES &&
+        (double)(on_parity[0] + on_parity[1]) >= MIN_SHARE * (double)all)
+        running[0] = running[1] = true;
+    for (size_t i = 0; i < count; i++) {
+        if (running[same[i].page % 2])
+            pages[same[i].page].lines[same[i].line].furniture = true;
+    }
+}
+
+static int compare_page(const void *a, const void *b)
+{
+    const struct candidate *x = a, *y = b;
+
+    return (x->page > y->page) - (x->page < y->page);
+}
+
+enum status furniture_mark(struct page *pages, size_t page_count, struct error *err)
+{
+    VEC(struct candidate) found = {0};
+    size_t of_parity[2] = {0};
+    enum status status = STATUS_OK;
+
+    if (page_count < MIN_PAGES)
+        return STATUS_OK;
+    for (size_t p = 0; p < page_count; p++) {
+        if (!pages[p].line_count)
+            continue; /* an empty page neither has the header nor lacks it */
+        of_parity[p % 2]++;
+        status = vec_reserve(&found, 2 * EDGE_LINES);
+        if (status) {
+            error_set(err, status, "no memory to look for running headers");
+            goto out;
+        }
+        for (int bottom = 0; bottom < 2; bottom++) {
+            size_t count = edge_candidates(&pages[p], (uint32_t)p, bottom, found.items + found.count);
+
+            found.count += count < EDGE_REMOVED ? count : EDGE_REMOVED;
+        }
+    }
+    if (found.count)
+        qsort(found.items, found.count, sizeof *found.items, compare);
+    for (size_t first = 0; first < found.count;) {
+        const struct candidate *candidate = &found.items[first];
+        size_t end = first + 1;
+
+        while (end < found.count && found.items[end].bottom == candidate->bottom &&
+               found.items[end].hash == candidate->hash && found.items[end].size == candidate->size &&
+               found.items[end].y - candidate->y <= SAME_HEIGHT)
+            end++;
+        qsort(found.items + first, end - first, sizeof *found.items, compare_page);
+        mark_if_running(pages, found.items + first, end - first, of_parity);
+        first = end;
+    }
+out:
+    vec_finish(&found);
+    return status;
+}

@@ -1,0 +1,229 @@
+/* Reading order and running headers, on pages made by hand. */
+#include "ingest/columns.h"
+#include "ingest/furniture.h"
+
+#include <stdio.h>
+
+#include "tests/harness/check.h"
+#include "tests/ingest/lines.h"
+
+static char *page_lines(struct arena *arena, const struct page *page)
+{
+    char *out = arena_alloc(arena, 1 << 16);
+    size_t len = 0;
+
+    for (size_t i = 0; i < page->line_count; i++)
+        len += (size_t)snprintf(out + len, (1 << 16) - len, "%s%.*s", i ? "/" : "", (int)page->lines[i].text.len,
+                                page->lines[i].text.ptr);
+    return out;
+}
+
+/* Two columns of 20 lines, given row by row as a confused extractor would. */
+static void add_two_columns(struct sheet *sheet, struct arena *arena, bool glued)
+{
+    char text[120];
+
+    for (int row = 0; row < 20; row++) {
+        float y = 120 + 14 * (float)row;
+
+        if (glued) {
+            snprintf(text, sizeof text, "left line %02d of words in a column|right line %02d of words in a column", row, row);
+            sheet_add(sheet, arena, 60, y, 10, text);
+        } else {
+            snprintf(text, sizeof text, "left line %02d of words in a column", row);
+            sheet_add(sheet, arena, 60, y, 10, text);
+            snprintf(text, sizeof text, "right line %02d of words in a column", row);
+            sheet_add(sheet, arena, 320, y, 10, text);
+        }
+    }
+}
+
+static void check_two_columns(bool glued)
+{
+    struct arena arena;
+    struct sheet sheet;
+    struct error err_storage = {0}, *err = &err_storage;
+    int columns = 0;
+
+    arena_init(&arena, 16 << 20);
+    sheet_init(&sheet, 1);
+    sheet_add(&sheet, &arena, 60, 60, 16, "A title over both columns of the page");
+    add_two_columns(&sheet, &arena, glued);
+    sheet_add(&sheet, &arena, 60, 700, 10, "A note at the foot, which runs over both columns of the page again");
+    CHECK_OK(columns_order(&sheet.page, &arena, &columns, err), err);
+    CHECK_EQ_INT(columns, 2);
+    CHECK_EQ_INT(sheet.page.line_count, 42);
+    CHECK(span_equal_cstr(sheet.page.lines[0].text, "A title over both columns of the page"));
+    CHECK(span_equal_cstr(sheet.page.lines[1].text, "left line 00 of words in a column"));
+    CHECK(span_equal_cstr(sheet.page.lines[20].text, "left line 19 of words in a column"));
+    CHECK(span_equal_cstr(sheet.page.lines[21].text, "right line 00 of words in a column"));
+    CHECK(span_equal_cstr(sheet.page.lines[40].text, "right line 19 of words in a column"));
+    for (size_t i = 0; i < sheet.page.line_count; i++) {
+        const struct page_line *line = &sheet.page.lines[i];
+
+        CHECK(line->words[line->word_count - 1].end <= line->text.len);
+        CHECK_EQ_INT(line->words[0].start, 0);
+    }
+    arena_finish(&arena);
+}
+
+TEST(two_columns_are_read_left_then_right)
+{
+    check_two_columns(false);
+}
+
+TEST(lines_that_run_over_the_gutter_are_cut)
+{
+    check_two_columns(true);
+}
+
+TEST(three_columns)
+{
+    struct arena arena;
+    struct sheet sheet;
+    struct error err_storage = {0}, *err = &err_storage;
+    int columns = 0;
+
+    arena_init(&arena, 16 << 20);
+    sheet_init(&sheet, 1);
+    for (int row = 0; row < 20; row++) {
+        for (int column = 0; column < 3; column++) {
+            char text[64];
+
+            snprintf(text, sizeof text, "c%d row %02d of some words here", column, row);
+            sheet_add(&sheet, &arena, 40 + 180 * (float)column, 100 + 14 * (float)row, 10, text);
+        }
+    }
+    CHECK_OK(columns_order(&sheet.page, &arena, &columns, err), err);
+    CHECK_EQ_INT(columns, 3);
+    for (int i = 0; i < 60; i++) {
+        char text[64];
+
+        snprintf(text, sizeof text, "c%d row %02d of some words here", i / 20, i % 20);
+        CHECK(span_equal_cstr(sheet.page.lines[i].text, text));
+    }
+    arena_finish(&arena);
+}
+
+TEST(a_table_is_read_along_its_rows)
+{
+    struct arena arena;
+    struct sheet sheet;
+    struct error err_storage = {0}, *err = &err_storage;
+    int columns = 0;
+    char *before;
+
+    arena_init(&arena, 16 << 20);
+    sheet_init(&sheet, 1);
+    for (int row = 0; row < 30; row++) {
+        char text[120];
+
+        snprintf(text, sizeof text, "Net sales of the segment number %d|%d,%03d|%d,%03d", row, row + 3, 7 * row, row, row);
+        sheet_add(&sheet, &arena, 60, 100 + 14 * (float)row, 10, text);
+    }
+    before = page_lines(&arena, &sheet.page);
+    CHECK_OK(columns_order(&sheet.page, &arena, &columns, err), err);
+    CHECK_EQ_INT(columns, 1);
+    CHECK_EQ_STR(page_lines(&arena, &sheet.page), before);
+    arena_finish(&arena);
+}
+
+TEST(one_column_stays_as_it_is)
+{
+    struct arena arena;
+    struct sheet sheet;
+    struct error err_storage = {0}, *err = &err_storage;
+    int columns = 0;
+
+    arena_init(&arena, 16 << 20);
+    sheet_init(&sheet, 1);
+    for (int row = 0; row < 40; row++)
+        sheet_add(&sheet, &arena, 60, 100 + 14 * (float)row, 10, "a line of prose as wide as the page is, or nearly so, and no more than that");
+    CHECK_OK(columns_order(&sheet.page, &arena, &columns, err), err);
+    CHECK_EQ_INT(columns, 1);
+    arena_finish(&arena);
+}
+
+TEST(right_to_left_pages_stay_as_they_are)
+{
+    struct arena arena;
+    struct sheet sheet;
+    struct error err_storage = {0}, *err = &err_storage;
+    int columns = 0;
+
+    arena_init(&arena, 16 << 20);
+    sheet_init(&sheet, 1);
+    add_two_columns(&sheet, &arena, false);
+    for (size_t i = 0; i < sheet.page.line_count; i++) {
+        struct page_line *line = &sheet.lines[i];
+        struct frame_word *words = arena_alloc_array(&arena, line->word_count, sizeof *words);
+
+        for (uint32_t w = 0; w < line->word_count; w++) {
+            words[w] = line->words[w];
+            words[w].x0 = line->words[line->word_count - 1 - w].x0;
+            words[w].x1 = line->words[line->word_count - 1 - w].x1;
+        }
+        line->words = words;
+    }
+    CHECK_OK(columns_order(&sheet.page, &arena, &columns, err), err);
+    CHECK_EQ_INT(columns, 1);
+    arena_finish(&arena);
+}
+
+TEST(running_headers_and_footers_are_marked)
+{
+    enum { PAGES = 12 };
+    struct arena arena;
+    struct sheet *sheets;
+    struct page pages[PAGES];
+    struct error err_storage = {0}, *err = &err_storage;
+
+    arena_init(&arena, 64 << 20);
+    sheets = arena_alloc_array(&arena, PAGES, sizeof *sheets);
+    for (int p = 0; p < PAGES; p++) {
+        char text[80];
+
+        sheet_init(&sheets[p], p + 1);
+        if (p) /* not on the title page */
+            sheet_add(&sheets[p], &arena, 60, 30, 9, p % 2 ? "Annual report 2023" : "CONFIDENTIAL");
+        snprintf(text, sizeof text, "Paragraph of page %c, which differs", 'a' + p);
+        sheet_add(&sheets[p], &arena, 60, 60, 10, text);
+        snprintf(text, sizeof text, "The last line of page %c, near the foot", 'a' + p);
+        sheet_add(&sheets[p], &arena, 60, 700, 10, text);
+        snprintf(text, sizeof text, "Page %d of 12", p + 1);
+        sheet_add(&sheets[p], &arena, 280, 760, 9, text);
+        pages[p] = sheets[p].page;
+    }
+    CHECK_OK(furniture_mark(pages, PAGES, err), err);
+    for (int p = 0; p < PAGES; p++) {
+        for (size_t i = 0; i < pages[p].line_count; i++) {
+            const struct page_line *line = &pages[p].lines[i];
+            bool running = line->box.y0 < 50 * UNITS_PER_POINT || line->box.y0 > 750 * UNITS_PER_POINT;
+
+            if (line->furniture != running)
+                FAIL("page %d: '%.*s' is %sfurniture", p + 1, (int)line->text.len, line->text.ptr, running ? "not " : "");
+        }
+    }
+    arena_finish(&arena);
+}
+
+TEST(a_line_on_half_of_the_pages_is_text)
+{
+    enum { PAGES = 12 };
+    struct arena arena;
+    struct sheet *sheets;
+    struct page pages[PAGES];
+    struct error err_storage = {0}, *err = &err_storage;
+
+    arena_init(&arena, 64 << 20);
+    sheets = arena_alloc_array(&arena, PAGES, sizeof *sheets);
+    for (int p = 0; p < PAGES; p++) {
+        sheet_init(&sheets[p], p + 1);
+        sheet_add(&sheets[p], &arena, 60, 30, 9, p < 6 ? "Part one" : "Part two");
+        pages[p] = sheets[p].page;
+    }
+    CHECK_OK(furniture_mark(pages, PAGES, err), err);
+    for (int p = 0; p < PAGES; p++)
+        CHECK(!pages[p].lines[0].furniture);
+    arena_finish(&arena);
+}
