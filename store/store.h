@@ -122,8 +122,13 @@ enum status store_document_find_bytes(struct store *store, const char *collectio
 enum status store_document_delete(struct store *store, int64_t id, struct error *err) MUST_CHECK;
 /* Folds the index together after a large ingest; safe to skip. */
 enum status store_optimize(struct store *store, struct error *err) MUST_CHECK;
-/* Groups the commits of many small documents: while on, commits are made durable every `ms` at most. */
+/* Groups the commits of many small documents: while `ms` > 0, documents share one transaction, which is committed
+ * by the first store_document_commit() that ends `ms` after it began, and by store_flush(), store_close() and
+ * `ms` = 0. There is no timer: flush before waiting for input, or other writers wait too. Readers see a
+ * document after the flush. When any call fails with IO, NO_MEMORY or BUSY, the documents since the last flush may
+ * be rolled back with it. */
 enum status store_group_commits(struct store *store, int ms, struct error *err) MUST_CHECK;
+enum status store_flush(struct store *store, struct error *err) MUST_CHECK;
 
 /* --- Reading ------------------------------------------------------------------------------------------- */
 
@@ -153,6 +158,11 @@ enum status store_chunks(struct store *store, int64_t document_id, int first, in
                          bool (*visit)(void *context, const struct store_chunk *chunk), void *context,
                          struct error *err) MUST_CHECK;
 
+/* Between the two, every read of this store sees the same state (one read transaction; they may nest). Keep it
+ * short: the WAL cannot be reset meanwhile. */
+enum status store_snapshot_begin(struct store *store, struct error *err) MUST_CHECK;
+void store_snapshot_end(struct store *store);
+
 struct store_totals {
     int64_t documents, ok, partial, failed, skipped, duplicates, pages, chunks, text_bytes, file_bytes;
 };
@@ -168,6 +178,8 @@ enum status store_get_totals(struct store *store, const char *collection, struct
  * The match runs first, in its own CTE without a LIMIT; filters after it. */
 struct store_search {
     const char *match;
+    const int64_t *phrase_rows;     /* rows that hold each phrase of `match`, in its order, from store_folded_rows(); */
+    size_t phrase_count;            /* NULL: counted, which reads every posting list twice                        */
     double k1, b;
     double title_weight, heading_weight, body_weight;
     const char *const *collections; /* a row must be in one of them; count 0: any */
@@ -176,7 +188,7 @@ struct store_search {
     size_t document_count;
     const char *media_type;         /* NULL: any */
     const char *path_glob;          /* GLOB on path or member; NULL: any */
-    const char *date_from, *date_to; /* ISO dates on modified/created; NULL: open */
+    const char *date_from, *date_to; /* ISO dates on modified/created, inclusive, "2023" is the year; NULL: open */
     int limit;
 };
 struct store_hit {
@@ -187,7 +199,15 @@ struct store_hit {
 /* Ordered by score descending, then chunk id. Returns at most `limit`; the caller frees *hits with free(). */
 enum status store_search(struct store *store, const struct store_search *search, struct store_hit **hits,
                          size_t *count, struct error *err) MUST_CHECK;
-/* Rows that hold `term` (as the tokenizer folds it) and rows in all: to drop very common words. */
+/* Calls `visit` for each word of `text` as the index sees it: folded (lower case, no diacritics, stemmed), with the
+ * bytes [start, end) it stands on. Return false to stop. `folded` is borrowed during the call. */
+enum status store_fold_words(struct store *store, struct span text,
+                             bool (*visit)(void *context, struct span folded, size_t start, size_t end),
+                             void *context, struct error *err) MUST_CHECK;
+/* Rows that hold a folded word, and rows in all; remembered until the generation changes. */
+enum status store_folded_rows(struct store *store, struct span folded, int64_t *rows, int64_t *all_rows,
+                              struct error *err) MUST_CHECK;
+/* The same for text as written: of its rarest word, when it holds several. To drop very common words. */
 enum status store_term_rows(struct store *store, struct span term, int64_t *rows, int64_t *all_rows,
                             struct error *err) MUST_CHECK;
 

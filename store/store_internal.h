@@ -1,0 +1,53 @@
+/* store/store_internal.h: what store/'s own files share. */
+#ifndef STORE_STORE_INTERNAL_H
+#define STORE_STORE_INTERNAL_H
+
+#include <sqlite3.h>
+
+#include "base/arena.h"
+#include "store/db.h"
+#include "store/store.h"
+
+/* Memory behind borrowed strings and spans: a page of 4 MiB text, its rectangles and aside, with room. */
+#define STORE_SCRATCH_BYTES ((size_t)256 << 20)
+
+struct term_cache; /* fts.c: rows by term, for one generation */
+
+struct store {
+    struct db db;
+    enum store_role role;
+    char *dir;
+    int ingest_lock;          /* file descriptor, -1 without */
+    struct arena scratch;     /* what is handed out as borrowed; emptied by the next borrowing call */
+    struct store_writer *writer; /* the open document, or NULL */
+    bool in_group;            /* a group transaction is open */
+    int group_ms;             /* 0: each document commits by itself */
+    int64_t group_since_ns;   /* when the open group began */
+    int snapshots;            /* depth of store_snapshot_begin() */
+    Fts5Tokenizer *tokenizer; /* the index's own, to fold words as it does */
+    fts5_tokenizer tokenizer_calls;
+    struct term_cache *terms;
+};
+
+/* fts.c */
+enum status store_fts_open(struct store *store, struct error *err) MUST_CHECK;
+void store_fts_close(struct store *store);
+
+/* store.c: transactions of the writer and of short changes; nested in a group they are savepoints. */
+enum status store_change_begin(struct store *store, struct error *err) MUST_CHECK;
+enum status store_change_commit(struct store *store, struct error *err) MUST_CHECK;
+void store_change_rollback(struct store *store);
+enum status store_check_writable(const struct store *store, struct error *err) MUST_CHECK;
+
+/* documents.c */
+#define STORE_DOCUMENT_COLUMNS \
+    "id, collection, path, member, media_type, sha256, title, author, language, created, modified, error, " \
+    "extractor, status, size_bytes, page_count, mtime_ms, ingested_ms, duplicate_of, chunk_count, problem_count"
+enum { STORE_DOCUMENT_COLUMN_COUNT = 21 };
+/* Strings are the statement's own; good until its next step. */
+void store_document_borrow(const struct statement *statement, struct store_document *document);
+
+/* delete.c: inside a transaction. The first document that was the same bytes takes over pages and chunks. */
+enum status store_delete_rows(struct store *store, int64_t id, struct error *err) MUST_CHECK;
+
+#endif
