@@ -52,11 +52,16 @@ double check_random_normal(void);
             FAIL("'%s' does not hold", #condition);   \
     } while (0)
 
+static inline const char *check_message(const struct error *err)
+{
+    return err ? err->message : "";
+}
+
 #define CHECK_OK(call, err)                                                                     \
     do {                                                                                        \
         enum status check_status_ = (call);                                                     \
         if (check_status_)                                                                      \
-            FAIL("%s: %s: %s", #call, status_name(check_status_), (err) ? (err)->message : ""); \
+            FAIL("%s: %s: %s", #call, status_name(check_status_), check_message(err)); \
     } while (0)
 
 #define CHECK_STATUS(call, expected)                                                              \
