@@ -34,12 +34,12 @@ static __device__ __forceinline__ float record_value(const uint8_t *record, int 
     if (d < Dv) {
         float scale;
 
-        memcpy(&scale, record + Dv + 4 * (d / FP8_GROUP), 4);
+        memcpy(&scale, record + Dv + 4 * (d / SCALE_GROUP), 4);
         return e4m3_to_float(record[d]) * scale;
     } else {
         __nv_bfloat16 value;
 
-        memcpy(&value, record + Dv + 4 * ((Dv + FP8_GROUP - 1) / FP8_GROUP) + 2 * (d - Dv), 2);
+        memcpy(&value, record + Dv + 4 * ((Dv + SCALE_GROUP - 1) / SCALE_GROUP) + 2 * (d - Dv), 2);
         return __bfloat162float(value);
     }
 }
@@ -47,9 +47,10 @@ static __device__ __forceinline__ float record_value(const uint8_t *record, int 
 template <int DimsPerThread>
 static __global__ void __launch_bounds__(ATTENTION_THREADS) attention_kernel(struct attention_view v)
 {
-    extern __shared__ float shared[];
+    DYNAMIC_SHARED(float, shared);
     int D = v.Dv + v.Dr, stride = D + 1;
-    float *q = shared, *tile = q + HEAD_TILE * D, *p = tile + RECORD_TILE * stride, *rescale = p + HEAD_TILE * RECORD_TILE;
+    float *q = shared, *tile = q + HEAD_TILE * D, *p = tile + RECORD_TILE * stride,
+          *rescale = p + HEAD_TILE * RECORD_TILE;
     int64_t t = blockIdx.x / v.head_tiles;
     int h0 = (int)(blockIdx.x % v.head_tiles) * HEAD_TILE;
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
@@ -66,7 +67,7 @@ static __global__ void __launch_bounds__(ATTENTION_THREADS) attention_kernel(str
     for (int i = threadIdx.x; i < HEAD_TILE * D; i += ATTENTION_THREADS) {
         int h = h0 + i / D, d = i % D;
 
-        q[i] = h >= v.H ? 0.0f
+        q[i] = h >= v.H   ? 0.0f
                : d < v.Dv ? v.q_latent[t * v.q_row_stride + h * v.q_head_stride + d]
                           : v.q_pe[t * v.pe_row_stride + h * v.pe_head_stride + d - v.Dv];
     }
@@ -78,7 +79,8 @@ static __global__ void __launch_bounds__(ATTENTION_THREADS) attention_kernel(str
 
             if (position >= 0 && position < visible)
                 record = v.pool + ((int64_t)pages[position / CACHE_PAGE_TOKENS] * CACHE_PAGE_TOKENS +
-                                   position % CACHE_PAGE_TOKENS) * v.record_bytes;
+                                   position % CACHE_PAGE_TOKENS) *
+                                      v.record_bytes;
             for (int d = lane; d < D; d += WARP)
                 tile[row * stride + d] = record ? record_value(record, d, v.Dv, v.plain) : 0.0f;
             if (lane == 0)
@@ -151,8 +153,8 @@ static enum status launch(struct ops *ops, const struct attention_view *v, int64
 {
     CUDA_TRY(ops, cudaFuncSetAttribute(attention_kernel<DimsPerThread>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                        (int)smem));
-    attention_kernel<DimsPerThread><<<(unsigned)(T * v->head_tiles), ATTENTION_THREADS, smem,
-                                      backend_of(ops)->stream>>>(*v);
+    LAUNCH((attention_kernel<DimsPerThread>), (unsigned)(T * v->head_tiles), ATTENTION_THREADS, smem,
+           backend_of(ops)->stream, *v);
     CUDA_LAUNCHED(ops);
     return STATUS_OK;
 }
@@ -162,8 +164,8 @@ enum status cuda_attention(struct ops *ops, const struct ops_attention_args *arg
     int64_t T = args->q_latent->dims[0];
     int D = args->shape.Dv + args->shape.Dr;
     struct attention_view v = {};
-    size_t smem = ((size_t)HEAD_TILE * D + (size_t)RECORD_TILE * (D + 1) + HEAD_TILE * RECORD_TILE + HEAD_TILE) *
-                  sizeof(float);
+    size_t smem =
+        ((size_t)HEAD_TILE * D + (size_t)RECORD_TILE * (D + 1) + HEAD_TILE * RECORD_TILE + HEAD_TILE) * sizeof(float);
 
     v.q_latent = (const float *)args->q_latent->data;
     v.q_row_stride = args->q_latent->strides[0];

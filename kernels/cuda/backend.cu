@@ -9,6 +9,10 @@
 
 enum { NEEDS_MAJOR = 8 };
 
+#ifndef DSA_BACKEND_NAME
+#define DSA_BACKEND_NAME "cuda"
+#endif
+
 static enum status status_of(cudaError_t error)
 {
     switch (error) {
@@ -64,7 +68,7 @@ static enum status cuda_open(const struct ops_options *options, struct ops *ops,
     backend->smem_per_block = (size_t)smem;
     ops->state = backend;
     ops->thread_count = 1;
-    (void)snprintf(ops->description, sizeof ops->description, "cuda sm_%d%d %.100s", properties.major, properties.minor,
+    (void)snprintf(ops->description, sizeof ops->description, DSA_BACKEND_NAME " sm_%d%d %.100s", properties.major, properties.minor,
                    properties.name);
     return STATUS_OK;
 }
@@ -140,7 +144,7 @@ enum status cuda_scratch(struct ops *ops, enum scratch_slot slot, size_t bytes, 
 extern "C" __attribute__((visibility("default"))) const struct ops_backend dsa_ops_backend = {
     OPS_BACKEND_ABI,
     sizeof(struct ops_backend),
-    "cuda",
+    DSA_BACKEND_NAME,
     false,
     cuda_open,
     cuda_close,

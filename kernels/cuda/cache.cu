@@ -27,12 +27,12 @@ static __global__ void quantise_kernel(const float *x, int64_t row_stride, int64
                                        int K, int groups, uint8_t *codes, float *scale)
 {
     int64_t at = (int64_t)blockIdx.x * GROUP_WARPS + threadIdx.x / WARP, r = at / groups;
-    int g = (int)(at % groups), start = g * FP8_GROUP;
+    int g = (int)(at % groups), start = g * SCALE_GROUP;
     float s;
 
     if (r >= R)
         return;
-    s = quantise_group(x + r / heads * row_stride + r % heads * head_stride + start, min(FP8_GROUP, K - start),
+    s = quantise_group(x + r / heads * row_stride + r % heads * head_stride + start, min(SCALE_GROUP, K - start),
                        codes + r * K + start);
     if (threadIdx.x % WARP == 0)
         scale[r * groups + g] = s;
@@ -41,13 +41,13 @@ static __global__ void quantise_kernel(const float *x, int64_t row_stride, int64
 enum status cuda_quantise_rows(struct ops *ops, const float *x, int64_t row_stride, int64_t head_stride, int heads,
                                int64_t T, int K, uint8_t *codes, float *scale)
 {
-    int groups = (int)ceil_div(K, FP8_GROUP);
+    int groups = (int)ceil_div(K, SCALE_GROUP);
     int64_t count = T * heads * groups;
 
     if (count == 0)
         return STATUS_OK;
-    quantise_kernel<<<ceil_div(count, GROUP_WARPS), GROUP_WARPS * WARP, 0, backend_of(ops)->stream>>>(
-        x, row_stride, head_stride, heads, T * heads, K, groups, codes, scale);
+    LAUNCH((quantise_kernel), ceil_div(count, GROUP_WARPS), GROUP_WARPS * WARP, 0, backend_of(ops)->stream, x,
+           row_stride, head_stride, heads, T * heads, K, groups, codes, scale);
     CUDA_LAUNCHED(ops);
     return STATUS_OK;
 }
@@ -60,7 +60,7 @@ static __global__ void latent_write_kernel(const float *c, int64_t c_stride, con
 {
     uint8_t *record = pool + (int64_t)slot[blockIdx.x] * record_bytes;
     const float *latent = c + blockIdx.x * c_stride, *rotary = k_pe + blockIdx.x * k_stride;
-    int groups = (Dv + FP8_GROUP - 1) / FP8_GROUP;
+    int groups = (Dv + SCALE_GROUP - 1) / SCALE_GROUP;
 
     if (plain) {
         float *out = (float *)record;
@@ -70,7 +70,8 @@ static __global__ void latent_write_kernel(const float *c, int64_t c_stride, con
         return;
     }
     for (int g = threadIdx.x / WARP; g < groups; g += blockDim.x / WARP) {
-        float s = quantise_group(latent + g * FP8_GROUP, min((int)FP8_GROUP, Dv - g * FP8_GROUP), record + g * FP8_GROUP);
+        float s = quantise_group(latent + g * SCALE_GROUP, min((int)SCALE_GROUP, Dv - g * SCALE_GROUP),
+                                 record + g * SCALE_GROUP);
 
         if (threadIdx.x % WARP == 0)
             memcpy(record + Dv + 4 * g, &s, 4);
@@ -86,15 +87,16 @@ enum status cuda_latent_write(struct ops *ops, const struct ops_latent_write_arg
 {
     if (args->c->dims[0] == 0)
         return STATUS_OK;
-    latent_write_kernel<<<(unsigned)args->c->dims[0], GROUP_WARPS * WARP, 0, backend_of(ops)->stream>>>(
-        (const float *)args->c->data, args->c->strides[0], (const float *)args->k_pe->data, args->k_pe->strides[0],
-        (const int32_t *)args->rows->slot->data, args->shape.Dv, args->shape.Dr,
-        (int)cache_record_bytes(&args->shape), args->shape.numerics == NUMERICS_PLAIN, (uint8_t *)args->pool->data);
+    LAUNCH((latent_write_kernel), (unsigned)args->c->dims[0], GROUP_WARPS * WARP, 0, backend_of(ops)->stream,
+           (const float *)args->c->data, args->c->strides[0], (const float *)args->k_pe->data, args->k_pe->strides[0],
+           (const int32_t *)args->rows->slot->data, args->shape.Dv, args->shape.Dr,
+           (int)cache_record_bytes(&args->shape), args->shape.numerics == NUMERICS_PLAIN, (uint8_t *)args->pool->data);
     CUDA_LAUNCHED(ops);
     return STATUS_OK;
 }
 
-/* --- Indexer keys: one warp a key ---------------------------------------------------------------------------------- */
+/* --- Indexer keys: one warp a key ----------------------------------------------------------------------------------
+ */
 
 static __global__ void index_write_kernel(const float *k, int64_t k_stride, const int32_t *slot, int64_t T, int Di,
                                           int64_t page_bytes, bool plain, uint8_t *pool)
@@ -129,10 +131,10 @@ enum status cuda_index_write(struct ops *ops, const struct ops_index_write_args 
 
     if (T == 0)
         return STATUS_OK;
-    index_write_kernel<<<ceil_div(T, GROUP_WARPS), GROUP_WARPS * WARP, 0, backend_of(ops)->stream>>>(
-        (const float *)args->k->data, args->k->strides[0], (const int32_t *)args->rows->slot->data, T,
-        args->shape.Di, (int64_t)cache_index_page_bytes(&args->shape), args->shape.numerics == NUMERICS_PLAIN,
-        (uint8_t *)args->pool->data);
+    LAUNCH((index_write_kernel), ceil_div(T, GROUP_WARPS), GROUP_WARPS * WARP, 0, backend_of(ops)->stream,
+           (const float *)args->k->data, args->k->strides[0], (const int32_t *)args->rows->slot->data, T,
+           args->shape.Di, (int64_t)cache_index_page_bytes(&args->shape), args->shape.numerics == NUMERICS_PLAIN,
+           (uint8_t *)args->pool->data);
     CUDA_LAUNCHED(ops);
     return STATUS_OK;
 }

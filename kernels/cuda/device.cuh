@@ -9,13 +9,28 @@
 #include <cuda_bf16.h>
 #include <cuda_fp8.h>
 #include <cuda_runtime.h>
+#include <float.h>
+#include <math.h>
 #include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
 
 extern "C" {
 #include "base/status.h"
 #include "kernels/ops.h"
 #include "kernels/ops_impl.h"
 }
+
+/* A launch, and a block's dynamic shared memory, in a form that the emulator (emulated/) can take as well. The
+ * kernel's name stands in parentheses, since template arguments may hold commas. */
+#ifdef DSA_CUDA_EMULATED
+#define LAUNCH(kernel, grid, block, smem, stream, ...) \
+    ((void)(stream), emulated_launch(#kernel, grid, block, smem, [=] { kernel(__VA_ARGS__); }))
+#define DYNAMIC_SHARED(type, name) type *name = (type *)emulated_dynamic_shared()
+#else
+#define LAUNCH(kernel, grid, block, smem, stream, ...) kernel<<<grid, block, smem, stream>>>(__VA_ARGS__)
+#define DYNAMIC_SHARED(type, name)                     extern __shared__ type name[]
+#endif
 
 /* Grow-only scratch on the device. Slots live until the backend closes; one op may use several. */
 enum scratch_slot { SCRATCH_A, SCRATCH_B, SCRATCH_C, SCRATCH_D, SCRATCH_E, SCRATCH_F, SCRATCH_G, SCRATCH_COUNT };
@@ -33,8 +48,8 @@ struct cuda_weight {
     enum dtype dtype;
     int64_t heads, N, K; /* heads 1 for a 2-D weight */
     enum numerics numerics;
-    void *data;          /* device copy, row-major */
-    float *scale;        /* device, [ceil(N/128), ceil(K/128)], or NULL */
+    void *data;   /* device copy, row-major */
+    float *scale; /* device, [ceil(N/128), ceil(K/128)], or NULL */
 };
 
 static inline const struct cuda_weight *cuda_weight_of(const struct ops_weight *weight)
@@ -51,26 +66,26 @@ enum status cuda_fail(struct ops *ops, cudaError_t error, const char *call, cons
 /* A scratch slot of at least `bytes`; growing it waits for the stream. */
 enum status cuda_scratch(struct ops *ops, enum scratch_slot slot, size_t bytes, void **memory);
 
-#define CUDA_TRY(ops, call)                                                   \
-    do {                                                                      \
-        cudaError_t cuda_error_ = (call);                                     \
-        if (cuda_error_ != cudaSuccess)                                       \
-            return cuda_fail((ops), cuda_error_, #call, __FILE__, __LINE__);  \
+#define CUDA_TRY(ops, call)                                                  \
+    do {                                                                     \
+        cudaError_t cuda_error_ = (call);                                    \
+        if (cuda_error_ != cudaSuccess)                                      \
+            return cuda_fail((ops), cuda_error_, #call, __FILE__, __LINE__); \
     } while (0)
 
 /* After a launch. With -DDSA_CUDA_DEBUG every kernel is waited for, so that the failing one is named. */
 #ifdef DSA_CUDA_DEBUG
-#define CUDA_LAUNCHED(ops)                                                    \
-    do {                                                                      \
-        CUDA_TRY(ops, cudaGetLastError());                                    \
-        CUDA_TRY(ops, cudaStreamSynchronize(backend_of(ops)->stream));        \
+#define CUDA_LAUNCHED(ops)                                             \
+    do {                                                               \
+        CUDA_TRY(ops, cudaGetLastError());                             \
+        CUDA_TRY(ops, cudaStreamSynchronize(backend_of(ops)->stream)); \
     } while (0)
 #else
 #define CUDA_LAUNCHED(ops) CUDA_TRY(ops, cudaGetLastError())
 #endif
 
-enum { WARP = 32, FP8_GROUP = 128 };
-#define FP8_MAX 448.0f
+enum { WARP = 32, SCALE_GROUP = 128 };
+#define E4M3_LARGEST 448.0f
 
 static inline unsigned ceil_div(int64_t a, int64_t b)
 {
@@ -94,7 +109,7 @@ static __device__ __forceinline__ uint8_t float_to_e4m3(float value)
 /* 2^ceil(log2(max(amax, 1e-4) / 448)): the ue8m0 scale as F32, exact on the bits. */
 static __device__ __forceinline__ float ue8m0_scale(float amax)
 {
-    uint32_t bits = __float_as_uint(fmaxf(amax, 1e-4f) / FP8_MAX);
+    uint32_t bits = __float_as_uint(fmaxf(amax, 1e-4f) / E4M3_LARGEST);
 
     if (bits & 0x007FFFFFu)
         bits += 0x00800000u;

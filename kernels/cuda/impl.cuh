@@ -37,9 +37,9 @@ enum status cuda_quantise_rows(struct ops *ops, const float *x, int64_t row_stri
 /* The left side of a product in the form the weight's rounding asks for: BF16 values (e4m3 codes or rounded
  * activations, both exact in BF16) with an F32 scale a group of 128, or plain F32. */
 struct operand {
-    const __nv_bfloat16 *values; /* NULL in the F32 form */
-    const float *scale;          /* [rows, ceil(K/128)], NULL unless the weight is FP8 */
-    const float *plain;          /* the F32 form */
+    const __nv_bfloat16 *values;     /* NULL in the F32 form */
+    const float *scale;              /* [rows, ceil(K/128)], NULL unless the weight is FP8 */
+    const float *plain;              /* the F32 form */
     int64_t row_stride, head_stride; /* elements */
     int64_t scale_row_stride;        /* of scale; a row is (t * heads + head) */
 };

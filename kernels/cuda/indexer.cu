@@ -25,10 +25,9 @@ struct index_view {
     int64_t score_stride, S;
 };
 
-template <int RegisterDi>
-static __global__ void __launch_bounds__(KEY_TILE) scores_kernel(struct index_view v)
+template <int RegisterDi> static __global__ void __launch_bounds__(KEY_TILE) scores_kernel(struct index_view v)
 {
-    extern __shared__ float shared[]; /* q [Hi, Di], then weight * q scale [Hi] */
+    DYNAMIC_SHARED(float, shared); /* q [Hi, Di], then weight * q scale [Hi] */
     float *q = shared, *weight = shared + v.Hi * v.Di;
     int64_t t = blockIdx.x / v.tiles, s = (int64_t)(blockIdx.x % v.tiles) * KEY_TILE + threadIdx.x;
     int visible = v.visible[t];
@@ -56,8 +55,8 @@ static __global__ void __launch_bounds__(KEY_TILE) scores_kernel(struct index_vi
     if (RegisterDi) {
 #pragma unroll
         for (int d = 0; d < RegisterDi; d++)
-            k[d] = v.plain ? ((const float *)page)[offset * RegisterDi + d]
-                           : e4m3_to_float(page[offset * RegisterDi + d]);
+            k[d] =
+                v.plain ? ((const float *)page)[offset * RegisterDi + d] : e4m3_to_float(page[offset * RegisterDi + d]);
     }
     for (int h = 0; h < v.Hi; h++) {
         float dot = 0.0f;
@@ -68,7 +67,8 @@ static __global__ void __launch_bounds__(KEY_TILE) scores_kernel(struct index_vi
                 dot = fmaf(q[h * RegisterDi + d], k[d], dot);
         } else {
             for (int d = 0; d < v.Di; d++) {
-                float value = v.plain ? ((const float *)page)[offset * v.Di + d] : e4m3_to_float(page[offset * v.Di + d]);
+                float value =
+                    v.plain ? ((const float *)page)[offset * v.Di + d] : e4m3_to_float(page[offset * v.Di + d]);
 
                 dot = fmaf(q[h * v.Di + d], value, dot);
             }
@@ -95,7 +95,7 @@ static enum status scores_of_rows(struct ops *ops, const struct ops_indexer_args
     v.plain = args->shape.numerics == NUMERICS_PLAIN;
     if (!v.plain) {
         /* One scale a (token, head): with Di <= 128 that is one group. */
-        if (Di > FP8_GROUP)
+        if (Di > SCALE_GROUP)
             return STATUS_UNSUPPORTED;
         status = cuda_scratch(ops, SCRATCH_C, (size_t)(count * Hi * Di), &codes);
         if (!status)
@@ -131,10 +131,10 @@ static enum status scores_of_rows(struct ops *ops, const struct ops_indexer_args
         return STATUS_UNSUPPORTED;
     if (Di == 128) {
         CUDA_TRY(ops, cudaFuncSetAttribute(scores_kernel<128>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)smem));
-        scores_kernel<128><<<(unsigned)(v.tiles * count), KEY_TILE, smem, backend_of(ops)->stream>>>(v);
+        LAUNCH((scores_kernel<128>), (unsigned)(v.tiles * count), KEY_TILE, smem, backend_of(ops)->stream, v);
     } else {
         CUDA_TRY(ops, cudaFuncSetAttribute(scores_kernel<0>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)smem));
-        scores_kernel<0><<<(unsigned)(v.tiles * count), KEY_TILE, smem, backend_of(ops)->stream>>>(v);
+        LAUNCH((scores_kernel<0>), (unsigned)(v.tiles * count), KEY_TILE, smem, backend_of(ops)->stream, v);
     }
     CUDA_LAUNCHED(ops);
     return STATUS_OK;

@@ -12,8 +12,7 @@
  * A row's sum runs over k in one fixed order whatever the number of rows: results do not depend on the batch. */
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/impl.cuh"
-
-#include <stdlib.h>
+#include "kernels/cuda/mma.cuh"
 
 enum { TILE_M = GROUP_TILE_ROWS, TILE_N = 128, TILE_K = 64, PAD_K = TILE_K + 8, MMA_THREADS = 256 };
 
@@ -30,14 +29,6 @@ struct product {
 };
 
 /* --- Tensor-core form ------------------------------------------------------------------------------------------ */
-
-static __device__ __forceinline__ void mma_16x8x16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2])
-{
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
-                 "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-}
 
 static __device__ __forceinline__ __nv_bfloat162 e4m3_pair_to_bf16(uint16_t pair)
 {
@@ -105,8 +96,7 @@ static __device__ __forceinline__ void load_rows(__nv_bfloat16 (*tile)[PAD_K], c
     }
 }
 
-template <bool Fp8>
-static __global__ void __launch_bounds__(MMA_THREADS) product_mma(struct product p)
+template <bool Fp8> static __global__ void __launch_bounds__(MMA_THREADS) product_mma(struct product p)
 {
     __shared__ __align__(16) __nv_bfloat16 A[TILE_M][PAD_K], B[TILE_N][PAD_K];
     __shared__ int32_t rows[TILE_M]; /* operand row of each tile row, -1: none */
@@ -114,7 +104,7 @@ static __global__ void __launch_bounds__(MMA_THREADS) product_mma(struct product
     int warp_m = warp / 4 * 32, warp_n = warp % 4 * 32;
     int head = blockIdx.z;
     int64_t n0 = (int64_t)blockIdx.x * TILE_N, tile_row = (int64_t)blockIdx.y * TILE_M;
-    int64_t groups = (p.K + FP8_GROUP - 1) / FP8_GROUP;
+    int64_t groups = (p.K + SCALE_GROUP - 1) / SCALE_GROUP;
     const void *w = p.w;
     const float *w_scale = p.w_scale;
     float sum[2][4][4] = {}, part[2][4][4] = {};
@@ -173,17 +163,18 @@ static __global__ void __launch_bounds__(MMA_THREADS) product_mma(struct product
                     mma_16x8x16(part[i][j], a[i], b[j]);
         }
         __syncthreads();
-        if (Fp8 && ((k0 + TILE_K) % FP8_GROUP == 0 || k0 + TILE_K >= p.K)) {
-            int64_t group = k0 / FP8_GROUP;
+        if (Fp8 && ((k0 + TILE_K) % SCALE_GROUP == 0 || k0 + TILE_K >= p.K)) {
+            int64_t group = k0 / SCALE_GROUP;
             /* TILE_N = 128 = one row of weight scales: n0 is a multiple of 128. */
-            float sw = w_scale[n0 / FP8_GROUP * groups + group];
+            float sw = w_scale[n0 / SCALE_GROUP * groups + group];
 
 #pragma unroll
             for (int i = 0; i < 2; i++) {
 #pragma unroll
                 for (int half = 0; half < 2; half++) {
                     int32_t row = rows[warp_m + 16 * i + 8 * half + lane / 4];
-                    float sa = row < 0 ? 0.0f : p.x.scale[((int64_t)row * p.heads + head) * p.x.scale_row_stride + group];
+                    float sa =
+                        row < 0 ? 0.0f : p.x.scale[((int64_t)row * p.heads + head) * p.x.scale_row_stride + group];
 
 #pragma unroll
                     for (int j = 0; j < 4; j++) {
@@ -225,7 +216,7 @@ static __device__ __forceinline__ float weight_value(enum dtype dtype, const voi
     case DTYPE_BF16: return __bfloat162float(((const __nv_bfloat16 *)w)[n * K + k]);
     default:
         return e4m3_to_float(((const uint8_t *)w)[n * K + k]) *
-               scale[n / FP8_GROUP * ((K + FP8_GROUP - 1) / FP8_GROUP) + k / FP8_GROUP];
+               scale[n / SCALE_GROUP * ((K + SCALE_GROUP - 1) / SCALE_GROUP) + k / SCALE_GROUP];
     }
 }
 
@@ -304,7 +295,8 @@ static __global__ void __launch_bounds__(PLAIN_THREADS) product_plain(struct pro
         }
 }
 
-/* --- Launch --------------------------------------------------------------------------------------------------------- */
+/* --- Launch ---------------------------------------------------------------------------------------------------------
+ */
 
 static bool is_plain(const struct cuda_weight *weight)
 {
@@ -340,20 +332,21 @@ enum status cuda_product(struct ops *ops, const struct operand *operand, const s
     if (is_plain(weight)) {
         dim3 grid(ceil_div(weight->N, PLAIN_N), row_tiles, (unsigned)weight->heads);
 
-        product_plain<<<grid, PLAIN_THREADS, 0, stream>>>(p, weight->dtype);
+        LAUNCH((product_plain), grid, PLAIN_THREADS, 0, stream, p, weight->dtype);
     } else {
         dim3 grid(ceil_div(weight->N, TILE_N), row_tiles, (unsigned)weight->heads);
 
         if (weight->dtype == DTYPE_F8E4M3)
-            product_mma<true><<<grid, MMA_THREADS, 0, stream>>>(p);
+            LAUNCH((product_mma<true>), grid, MMA_THREADS, 0, stream, p);
         else
-            product_mma<false><<<grid, MMA_THREADS, 0, stream>>>(p);
+            LAUNCH((product_mma<false>), grid, MMA_THREADS, 0, stream, p);
     }
     CUDA_LAUNCHED(ops);
     return STATUS_OK;
 }
 
-/* --- The left side ---------------------------------------------------------------------------------------------------- */
+/* --- The left side
+ * ---------------------------------------------------------------------------------------------------- */
 
 /* BF16 of x, or of its e4m3 rounding (one warp a group; the scale goes to `scale`). */
 template <bool Fp8>
@@ -361,7 +354,7 @@ static __global__ void operand_kernel(const float *x, int64_t row_stride, int64_
                                       int K, int groups, __nv_bfloat16 *values, float *scale)
 {
     int64_t at = (int64_t)blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP, r = at / groups;
-    int g = (int)(at % groups), start = g * FP8_GROUP, lane = threadIdx.x % WARP, count = min(FP8_GROUP, K - start);
+    int g = (int)(at % groups), start = g * SCALE_GROUP, lane = threadIdx.x % WARP, count = min(SCALE_GROUP, K - start);
     const float *source;
     float amax = 0.0f, s = 1.0f;
 
@@ -376,15 +369,14 @@ static __global__ void operand_kernel(const float *x, int64_t row_stride, int64_
             scale[r * groups + g] = s;
     }
     for (int i = lane; i < count; i += WARP)
-        values[r * K + start + i] =
-            __float2bfloat16_rn(Fp8 ? e4m3_to_float(float_to_e4m3(source[i] / s)) : source[i]);
+        values[r * K + start + i] = __float2bfloat16_rn(Fp8 ? e4m3_to_float(float_to_e4m3(source[i] / s)) : source[i]);
 }
 
 enum status cuda_operand(struct ops *ops, const struct cuda_weight *like, const float *x, int64_t row_stride,
                          int64_t head_stride, int heads, int64_t T, int K, enum scratch_slot values,
                          enum scratch_slot scales, struct operand *operand)
 {
-    int groups = (int)ceil_div(K, FP8_GROUP);
+    int groups = (int)ceil_div(K, SCALE_GROUP);
     int64_t R = T * heads;
     void *bf16 = NULL, *scale = NULL;
     enum status status;
@@ -406,11 +398,11 @@ enum status cuda_operand(struct ops *ops, const struct cuda_weight *like, const 
         cudaStream_t stream = backend_of(ops)->stream;
 
         if (like->dtype == DTYPE_F8E4M3)
-            operand_kernel<true><<<blocks, 4 * WARP, 0, stream>>>(x, row_stride, head_stride, heads, R, K, groups,
-                                                                  (__nv_bfloat16 *)bf16, (float *)scale);
+            LAUNCH((operand_kernel<true>), blocks, 4 * WARP, 0, stream, x, row_stride, head_stride, heads, R, K, groups,
+                   (__nv_bfloat16 *)bf16, (float *)scale);
         else
-            operand_kernel<false><<<blocks, 4 * WARP, 0, stream>>>(x, row_stride, head_stride, heads, R, K, groups,
-                                                                   (__nv_bfloat16 *)bf16, NULL);
+            LAUNCH((operand_kernel<false>), blocks, 4 * WARP, 0, stream, x, row_stride, head_stride, heads, R, K,
+                   groups, (__nv_bfloat16 *)bf16, NULL);
         CUDA_LAUNCHED(ops);
     }
     operand->values = (const __nv_bfloat16 *)bf16;
@@ -437,7 +429,8 @@ enum status cuda_linear(struct ops *ops, const struct ops_linear_args *args)
                         per_head ? y->strides[1] : 0, args->accumulate);
 }
 
-/* --- Weights ------------------------------------------------------------------------------------------------------------ */
+/* --- Weights
+ * ------------------------------------------------------------------------------------------------------------ */
 
 enum status cuda_weight_create(struct ops *ops, const struct ops_weight_args *args, struct ops_weight **weight)
 {
@@ -458,7 +451,7 @@ enum status cuda_weight_create(struct ops *ops, const struct ops_weight_args *ar
     if (!status)
         status = cuda_upload(ops, made->data, w->data, bytes);
     if (!status && w->dtype == DTYPE_F8E4M3) {
-        scale_count = (size_t)ceil_div(made->N, FP8_GROUP) * ceil_div(made->K, FP8_GROUP);
+        scale_count = (size_t)ceil_div(made->N, SCALE_GROUP) * ceil_div(made->K, SCALE_GROUP);
         status = cuda_alloc(ops, scale_count * sizeof(float), (void **)&made->scale);
         if (!status)
             status = cuda_upload(ops, made->scale, args->scale->data, scale_count * sizeof(float));

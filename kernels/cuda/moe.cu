@@ -146,7 +146,7 @@ enum status cuda_router(struct ops *ops, const struct ops_router_args *args)
         return STATUS_UNSUPPORTED;
     if (T == 0)
         return STATUS_OK;
-    router_kernel<<<(unsigned)T, WARP, 0, backend_of(ops)->stream>>>(v);
+    LAUNCH((router_kernel), (unsigned)T, WARP, 0, backend_of(ops)->stream, v);
     CUDA_LAUNCHED(ops);
     return STATUS_OK;
 }
@@ -310,23 +310,24 @@ enum status cuda_moe(struct ops *ops, const struct ops_moe_args *args)
         return status;
 
     CUDA_TRY(ops, cudaMemsetAsync(row_index, 0xFF, (size_t)slots * sizeof(int32_t), stream));
-    plan_kernel<<<1, 1024, 0, stream>>>(experts, args->experts->strides[0], T, k, E, first_slot, tile_expert,
-                                        (int)tiles);
+    LAUNCH((plan_kernel), 1, 1024, 0, stream, experts, args->experts->strides[0], T, k, E, first_slot, tile_expert,
+           (int)tiles);
     CUDA_LAUNCHED(ops);
-    slots_kernel<<<(unsigned)E, 1024, 0, stream>>>(experts, args->experts->strides[0], T, k, first_slot, row_index,
-                                                   slot_of);
+    LAUNCH((slots_kernel), (unsigned)E, 1024, 0, stream, experts, args->experts->strides[0], T, k, first_slot,
+           row_index, slot_of);
     CUDA_LAUNCHED(ops);
 
     group.tile_expert = tile_expert;
     group.row_index = row_index;
     group.tile_count = (int)tiles;
     group.row_divisor = k;
-    status = cuda_operand(ops, cuda_weight_of(args->gate[0]), (const float *)args->x->data, args->x->strides[0], 0, 1, T, (int)D,
-                          SCRATCH_A, SCRATCH_B, &operand);
+    status = cuda_operand(ops, cuda_weight_of(args->gate[0]), (const float *)args->x->data, args->x->strides[0], 0, 1,
+                          T, (int)D, SCRATCH_A, SCRATCH_B, &operand);
     for (int m = 0; m < 2 && !status; m++) {
         group.weights = (const void *const *)tables[m];
         group.scales = (const float *const *)tables[3 + m];
-        status = cuda_product(ops, &operand, cuda_weight_of(m ? args->up[0] : args->gate[0]), T, &group, m ? up : gate, J, 0, false);
+        status = cuda_product(ops, &operand, cuda_weight_of(m ? args->up[0] : args->gate[0]), T, &group, m ? up : gate,
+                              J, 0, false);
     }
     if (!status) {
         struct tensor g = tensor_2d(DTYPE_F32, gate, slots, J), u = tensor_2d(DTYPE_F32, up, slots, J);
@@ -335,13 +336,14 @@ enum status cuda_moe(struct ops *ops, const struct ops_moe_args *args)
         status = cuda_swiglu(ops, &g, &u, &g);
     }
     if (!status)
-        status = cuda_operand(ops, cuda_weight_of(args->down[0]), gate, J, 0, 1, slots, (int)J, SCRATCH_A, SCRATCH_B, &operand);
+        status = cuda_operand(ops, cuda_weight_of(args->down[0]), gate, J, 0, 1, slots, (int)J, SCRATCH_A, SCRATCH_B,
+                              &operand);
     if (!status) {
         int32_t *identity;
 
         status = cuda_scratch(ops, SCRATCH_F, (size_t)slots * sizeof(int32_t), (void **)&identity);
         if (!status) {
-            slot_rows_kernel<<<ceil_div(slots, 256), 256, 0, stream>>>(row_index, identity, slots);
+            LAUNCH((slot_rows_kernel), ceil_div(slots, 256), 256, 0, stream, row_index, identity, slots);
             CUDA_LAUNCHED(ops);
         }
         group.row_index = identity;
@@ -353,9 +355,9 @@ enum status cuda_moe(struct ops *ops, const struct ops_moe_args *args)
     }
     if (status)
         return status;
-    combine_kernel<<<ceil_div(T * D, 256), 256, 0, stream>>>(
-        out, experts, args->experts->strides[0], (const float *)args->weights->data, args->weights->strides[0],
-        slot_of, T, k, (int)D, (float *)args->y->data, args->y->strides[0]);
+    LAUNCH((combine_kernel), ceil_div(T * D, 256), 256, 0, stream, out, experts, args->experts->strides[0],
+           (const float *)args->weights->data, args->weights->strides[0], slot_of, T, k, (int)D, (float *)args->y->data,
+           args->y->strides[0]);
     CUDA_LAUNCHED(ops);
     return STATUS_OK;
 }

@@ -31,13 +31,11 @@ enum status cuda_embed(struct ops *ops, const struct ops_embed_args *args)
     if (T == 0)
         return STATUS_OK;
     if (args->table->dtype == DTYPE_BF16)
-        embed_kernel<<<(unsigned)T, ROW_THREADS, 0, stream>>>((const __nv_bfloat16 *)args->table->data,
-                                                              args->table->strides[0], tokens, y,
-                                                              args->y->strides[0], D);
+        LAUNCH((embed_kernel), (unsigned)T, ROW_THREADS, 0, stream, (const __nv_bfloat16 *)args->table->data,
+               args->table->strides[0], tokens, y, args->y->strides[0], D);
     else
-        embed_kernel<<<(unsigned)T, ROW_THREADS, 0, stream>>>((const float *)args->table->data,
-                                                              args->table->strides[0], tokens, y,
-                                                              args->y->strides[0], D);
+        LAUNCH((embed_kernel), (unsigned)T, ROW_THREADS, 0, stream, (const float *)args->table->data,
+               args->table->strides[0], tokens, y, args->y->strides[0], D);
     CUDA_LAUNCHED(ops);
     return STATUS_OK;
 }
@@ -70,10 +68,10 @@ enum status cuda_rmsnorm(struct ops *ops, const struct ops_rmsnorm_args *args)
 {
     if (args->x->dims[0] == 0)
         return STATUS_OK;
-    rmsnorm_kernel<<<(unsigned)args->x->dims[0], ROW_THREADS, 0, backend_of(ops)->stream>>>(
-        (float *)args->x->data, args->x->strides[0], args->residual ? (const float *)args->residual->data : NULL,
-        args->residual ? args->residual->strides[0] : 0, (const float *)args->weight->data, args->eps,
-        (float *)args->y->data, args->y->strides[0], (int)args->x->dims[1]);
+    LAUNCH((rmsnorm_kernel), (unsigned)args->x->dims[0], ROW_THREADS, 0, backend_of(ops)->stream,
+           (float *)args->x->data, args->x->strides[0], args->residual ? (const float *)args->residual->data : NULL,
+           args->residual ? args->residual->strides[0] : 0, (const float *)args->weight->data, args->eps,
+           (float *)args->y->data, args->y->strides[0], (int)args->x->dims[1]);
     CUDA_LAUNCHED(ops);
     return STATUS_OK;
 }
@@ -99,10 +97,10 @@ enum status cuda_layernorm(struct ops *ops, const struct ops_layernorm_args *arg
 {
     if (args->x->dims[0] == 0)
         return STATUS_OK;
-    layernorm_kernel<<<(unsigned)args->x->dims[0], ROW_THREADS, 0, backend_of(ops)->stream>>>(
-        (const float *)args->x->data, args->x->strides[0], (const float *)args->weight->data,
-        (const float *)args->bias->data, args->eps, (float *)args->y->data, args->y->strides[0],
-        (int)args->x->dims[1]);
+    LAUNCH((layernorm_kernel), (unsigned)args->x->dims[0], ROW_THREADS, 0, backend_of(ops)->stream,
+           (const float *)args->x->data, args->x->strides[0], (const float *)args->weight->data,
+           (const float *)args->bias->data, args->eps, (float *)args->y->data, args->y->strides[0],
+           (int)args->x->dims[1]);
     CUDA_LAUNCHED(ops);
     return STATUS_OK;
 }
@@ -123,8 +121,8 @@ enum status cuda_add(struct ops *ops, struct tensor *y, const struct tensor *x)
 
     if (count == 0)
         return STATUS_OK;
-    add_kernel<<<ceil_div(count, ROW_THREADS), ROW_THREADS, 0, backend_of(ops)->stream>>>(
-        (float *)y->data, y->strides[0], (const float *)x->data, x->strides[0], y->dims[0], (int)y->dims[1]);
+    LAUNCH((add_kernel), ceil_div(count, ROW_THREADS), ROW_THREADS, 0, backend_of(ops)->stream, (float *)y->data,
+           y->strides[0], (const float *)x->data, x->strides[0], y->dims[0], (int)y->dims[1]);
     CUDA_LAUNCHED(ops);
     return STATUS_OK;
 }
@@ -147,9 +145,9 @@ enum status cuda_swiglu(struct ops *ops, const struct tensor *gate, const struct
 
     if (count == 0)
         return STATUS_OK;
-    swiglu_kernel<<<ceil_div(count, ROW_THREADS), ROW_THREADS, 0, backend_of(ops)->stream>>>(
-        (const float *)gate->data, gate->strides[0], (const float *)up->data, up->strides[0], (float *)y->data,
-        y->strides[0], y->dims[0], (int)y->dims[1]);
+    LAUNCH((swiglu_kernel), ceil_div(count, ROW_THREADS), ROW_THREADS, 0, backend_of(ops)->stream,
+           (const float *)gate->data, gate->strides[0], (const float *)up->data, up->strides[0], (float *)y->data,
+           y->strides[0], y->dims[0], (int)y->dims[1]);
     CUDA_LAUNCHED(ops);
     return STATUS_OK;
 }
@@ -184,10 +182,9 @@ enum status cuda_rope(struct ops *ops, const struct ops_rope_args *args)
 
     if (count == 0)
         return STATUS_OK;
-    rope_kernel<<<ceil_div(count, ROW_THREADS), ROW_THREADS, 0, backend_of(ops)->stream>>>(
-        (float *)x->data, x->strides[0], x->strides[1], (const float *)args->table->data, args->table->strides[0],
-        (const int32_t *)args->position->data, x->dims[0], (int)x->dims[1], half,
-        args->style == ROPE_INTERLEAVED);
+    LAUNCH((rope_kernel), ceil_div(count, ROW_THREADS), ROW_THREADS, 0, backend_of(ops)->stream, (float *)x->data,
+           x->strides[0], x->strides[1], (const float *)args->table->data, args->table->strides[0],
+           (const int32_t *)args->position->data, x->dims[0], (int)x->dims[1], half, args->style == ROPE_INTERLEAVED);
     CUDA_LAUNCHED(ops);
     return STATUS_OK;
 }
@@ -196,7 +193,7 @@ enum status cuda_rope(struct ops *ops, const struct ops_rope_args *args)
 
 static __global__ void hadamard_kernel(float *x, int64_t stride, int Di, float norm)
 {
-    extern __shared__ float row[];
+    DYNAMIC_SHARED(float, row);
     float *source = x + blockIdx.x * stride;
 
     for (int d = threadIdx.x; d < Di; d += blockDim.x)
@@ -224,8 +221,8 @@ enum status cuda_hadamard(struct ops *ops, struct tensor *x)
         return STATUS_OK;
     if (Di > 8192)
         return STATUS_UNSUPPORTED;
-    hadamard_kernel<<<(unsigned)x->dims[0], threads, (size_t)Di * sizeof(float), backend_of(ops)->stream>>>(
-        (float *)x->data, x->strides[0], Di, 1.0f / sqrtf((float)Di));
+    LAUNCH((hadamard_kernel), (unsigned)x->dims[0], threads, (size_t)Di * sizeof(float), backend_of(ops)->stream,
+           (float *)x->data, x->strides[0], Di, 1.0f / sqrtf((float)Di));
     CUDA_LAUNCHED(ops);
     return STATUS_OK;
 }

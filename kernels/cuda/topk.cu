@@ -100,9 +100,9 @@ enum status cuda_topk(struct ops *ops, const struct tensor *score, const struct 
 {
     if (selected->dims[0] == 0 || selected->dims[1] == 0)
         return STATUS_OK;
-    topk_kernel<<<(unsigned)selected->dims[0], TOPK_THREADS, 0, backend_of(ops)->stream>>>(
-        (const float *)score->data, score->strides[0], (const int32_t *)visible->data, score->dims[1],
-        (int32_t *)selected->data, selected->strides[0], (int)selected->dims[1]);
+    LAUNCH((topk_kernel), (unsigned)selected->dims[0], TOPK_THREADS, 0, backend_of(ops)->stream,
+           (const float *)score->data, score->strides[0], (const int32_t *)visible->data, score->dims[1],
+           (int32_t *)selected->data, selected->strides[0], (int)selected->dims[1]);
     CUDA_LAUNCHED(ops);
     return STATUS_OK;
 }
