@@ -16,8 +16,12 @@ enum prompt_style {
     PROMPT_PLAIN    /* no scaffolding: for checkpoints without a chat form      */
 };
 
-/* From the checkpoint's tokenizer and config; the descriptor of an unknown model says PROMPT_PLAIN. */
+/* "reader", "v3.2", "v3.1", "glm5", "plain". */
 enum status prompt_style_from_name(const char *name, enum prompt_style *style) MUST_CHECK;
+const char *prompt_style_name(enum prompt_style style);
+/* From the special tokens that are there, and the name in config.json's "architectures" (may be NULL); PROMPT_PLAIN
+ * where neither says anything. */
+enum prompt_style prompt_style_of(const struct tokenizer *tokenizer, const char *architecture);
 
 struct prompt_block {
     int id;            /* what the model cites: 1, 2, 3, … in order of appearance */
@@ -42,12 +46,13 @@ struct prompt {
 void prompt_finish(struct prompt *prompt);
 
 /* The prompt of a question over blocks. `question` is empty for PROMPT_SUMMARISE. STATUS_LIMIT beyond
- * max_tokens. The caller calls prompt_finish(). */
+ * max_tokens, STATUS_UNSUPPORTED where the tokenizer lacks a token of the style. *prompt is overwritten; the caller
+ * calls prompt_finish(). */
 enum status prompt_build(const struct tokenizer *tokenizer, enum prompt_style style, enum prompt_task task,
                          const struct prompt_block *blocks, size_t block_count, struct span question,
                          size_t max_tokens, struct prompt *prompt, struct error *err) MUST_CHECK;
 
-/* The prompt of a plain conversation (batch files); no blocks. */
+/* The prompt of a plain conversation (batch files); no blocks. It ends with a user message. */
 enum status prompt_build_chat(const struct tokenizer *tokenizer, enum prompt_style style,
                               const struct prompt_message *messages, size_t message_count, size_t max_tokens,
                               struct prompt *prompt, struct error *err) MUST_CHECK;

@@ -47,16 +47,18 @@ enum status quote_vocab_create(const struct tokenizer *tokenizer, struct quote_v
                                struct error *err) MUST_CHECK;
 void quote_vocab_destroy(struct quote_vocab *vocab);
 
-/* Blocks may hold anything: empty ones and bytes that are not UTF-8 are allowed, and never quoted. The strings in
- * `params` are copied. STATUS_LIMIT beyond QUOTE_MAX_BYTES of text or QUOTE_MAX_BLOCKS. About 14 bytes a byte. */
-enum { QUOTE_MAX_BYTES = 64 << 20, QUOTE_MAX_BLOCKS = 1 << 16 };
-enum status quote_index_create(const struct quote_block *blocks, size_t count, const struct quote_params *params,
-                               struct quote_index **index, struct error *err) MUST_CHECK;
+/* Blocks may hold anything: empty ones and bytes that are not UTF-8 are allowed, and never quoted. Texts and the strings
+ * in `params` are copied; the vocabulary must outlive the index. STATUS_UNSUPPORTED where a mark is not one token,
+ * STATUS_LIMIT beyond QUOTE_MAX_BYTES of text or QUOTE_MAX_BLOCKS. Takes time: call it off the engine's thread. */
+enum { QUOTE_MAX_BYTES = 64 << 20, QUOTE_MAX_BLOCKS = 1 << 16, QUOTE_MAX_QUOTATION = 60000 };
+enum status quote_index_create(const struct quote_vocab *vocab, const struct quote_block *blocks, size_t count,
+                               const struct quote_params *params, struct quote_index **index,
+                               struct error *err) MUST_CHECK;
 void quote_index_destroy(struct quote_index *index); /* NULL allowed */
 
-/* Index and vocabulary must outlive the quote. STATUS_UNSUPPORTED where a mark is not one token. */
-enum status quote_create(const struct quote_index *index, const struct quote_vocab *vocab, const int32_t *stop_ids,
-                         size_t stop_count, struct quote **quote, struct error *err) MUST_CHECK;
+/* The index must outlive the quote. At least one stop id. */
+enum status quote_create(const struct quote_index *index, const int32_t *stop_ids, size_t stop_count,
+                         struct quote **quote, struct error *err) MUST_CHECK;
 void quote_destroy(struct quote *quote); /* NULL allowed */
 
 /* The tokens allowed next. Borrowed until the next call. NULL: everything. Never an empty mask. */

@@ -15,7 +15,7 @@ struct render {
     enum { RENDER_TEXT, RENDER_QUOTED, RENDER_ID } state;
     bool started;              /* something was shown: a space comes before the next quotation */
     bool trim;                 /* in a quotation, nothing of it shown yet */
-    char spaces[16];           /* white space inside a quotation, held back until something follows it */
+    char spaces[64];           /* white space inside a quotation, held back until something follows it */
     size_t space_len;
 };
 
