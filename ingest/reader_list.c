@@ -1,0 +1,10 @@
+/* reader_list.c: the readers, one line each. A new format is a new file and a line here. */
+#include "ingest/readers.h"
+
+#include <stddef.h>
+
+const struct reader *const reader_list[] = {
+    &reader_pdf,
+    &reader_text,
+    NULL,
+};

@@ -1,0 +1,18 @@
+/* ingest/readers.h: every reader of dsa-extract by name, how one is chosen, and what they share. */
+#ifndef INGEST_READERS_H
+#define INGEST_READERS_H
+
+#include "ingest/reader.h"
+
+extern const struct reader reader_pdf, reader_archive, reader_html, reader_markdown, reader_table, reader_text;
+
+/* The reader for a document: the one named by `media_type` (may be NULL), else the highest bid; NULL for bytes
+ * that no reader takes. `source` is looked at only for a zip whose head does not say what it is. */
+const struct reader *detect_reader(struct source *source, const char *name, const char *media_type);
+
+/* Loads what poppler keeps for the life of a process, so that forked children find it there. */
+void reader_pdf_warm_up(void);
+/* Opens the converters of common encodings, whose modules then need no file in the jail. */
+void reader_text_warm_up(void);
+
+#endif

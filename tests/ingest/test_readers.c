@@ -1,0 +1,284 @@
+/* test_readers.c: each format through the real extractor. The expected lines are in the form of extract_print.c. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "ingest/limits.h"
+#include "tests/harness/check.h"
+#include "tests/ingest/fixture_extract.h"
+#include "tests/ingest/fixture_pdf.h"
+
+static void read_pdf(const struct fixture_pdf *pdf, struct fixture_result *result)
+{
+    struct buf bytes;
+
+    buf_init(&bytes, 64 << 20);
+    fixture_pdf_write(pdf, &bytes);
+    fixture_extract(buf_span(&bytes), "test.pdf", false, NULL, NULL, result);
+    buf_finish(&bytes);
+}
+
+static void read_text(const char *text, const char *name, struct fixture_result *result)
+{
+    fixture_extract(span_from_cstr(text), name, false, NULL, NULL, result);
+}
+
+/* --- PDF ---------------------------------------------------------------------------------------------------- */
+
+TEST(pdf_text_with_rectangles_and_fonts)
+{
+    struct fixture_pdf pdf;
+    struct fixture_result got;
+
+    fixture_pdf_init(&pdf);
+    fixture_pdf_page(&pdf, 612, 792,
+                     "BT /B 20 Tf 72 700 Td (A Title) Tj ET\n"
+                     "BT /F 10 Tf 72 660 Td (Hello world) Tj ET\n"
+                     "BT /F 10 Tf 72 640 Td (na\357ve caf\351) Tj ET");
+    read_pdf(&pdf, &got);
+    CHECK_EQ_INT(got.code, 0);
+    check_has_line(&got, "start {\"media_type\":\"application/pdf\"…");
+    check_has_line(&got, "page 1 612x792 '1'");
+    /* The baseline stands at 792 - 700 = 92 points from the top, the box around it. */
+    check_has_line(&got, "text 20 bold [72.0 77…");
+    check_has_line(&got, "text 10 [72.0 124…");
+    CHECK(strstr(got.text.ptr, "] Hello world\n") && strstr(got.text.ptr, "] A Title\n"));
+    CHECK(strstr(got.text.ptr, "] na\xC3\xAFve caf\xC3\xA9\n"));
+    check_has_line(&got, "end …");
+    check_has_no(&got, "problem");
+    fixture_result_finish(&got);
+}
+
+TEST(pdf_metadata_labels_and_outline)
+{
+    struct fixture_pdf pdf;
+    struct fixture_result got;
+
+    fixture_pdf_init(&pdf);
+    fixture_pdf_page(&pdf, 612, 792, "BT /F 10 Tf 72 700 Td (one) Tj ET");
+    fixture_pdf_page(&pdf, 612, 792, "BT /F 10 Tf 72 700 Td (two) Tj ET");
+    fixture_pdf_page(&pdf, 200, 100, "BT /F 10 Tf 10 50 Td (three) Tj ET");
+    pdf.pages[2].entries = "/Rotate 90";
+    /* UTF-16 holds NULs, so the author is written in octal escapes. */
+    pdf.info = "/Title (The \\(small\\) book)/Author (\\376\\377\\000\\304)/CreationDate (D:20240131120000Z)";
+    pdf.catalog = "/PageLabels<</Nums[0<</S/r/St 4>>2<</S/D>>]>>/Outlines 900 0 R";
+    pdf.objects = "900 0 obj\n<</Type/Outlines/First 901 0 R/Last 901 0 R/Count 1>>\nendobj\n"
+                  "901 0 obj\n<</Title (Chapter)/Parent 900 0 R/Dest[12 0 R/Fit]/First 902 0 R/Last 902 0 R/Count 1>>\nendobj\n"
+                  "902 0 obj\n<</Title (Section)/Parent 901 0 R/Dest[14 0 R/Fit]>>\nendobj\n";
+    read_pdf(&pdf, &got);
+    check_has_line(&got, "meta {\"title\":\"The (small) book\",\"author\":\"\xC3\x84\",\"created\":\"2024-01-31T12:00:00Z\","
+                         "\"page_count\":3}");
+    check_has_line(&got, "outline [{\"title\":\"Chapter\",\"level\":1,\"page\":2},{\"title\":\"Section\",\"level\":2,\"page\":3}]");
+    check_has_line(&got, "page 1 612x792 'iv'");
+    check_has_line(&got, "page 2 612x792 'v'");
+    check_has_line(&got, "page 3 100x200 '1'"); /* as it is shown, turned */
+    fixture_result_finish(&got);
+}
+
+TEST(pdf_tiny_and_faint_text_is_kept_and_counted)
+{
+    struct fixture_pdf pdf;
+    struct fixture_result got;
+
+    fixture_pdf_init(&pdf);
+    fixture_pdf_page(&pdf, 612, 792,
+                     "BT /F 10 Tf 72 700 Td (plain) Tj ET\n"
+                     "BT /F 1 Tf 72 600 Td (very small words) Tj ET\n"
+                     "1 1 1 rg BT /F 10 Tf 72 500 Td (white words) Tj ET");
+    read_pdf(&pdf, &got);
+    check_has_line(&got, "text 1 tiny […");
+    check_has_line(&got, "text 10 faint […");
+    check_has_line(&got, "problem {\"code\":\"tiny-text\"…");
+    check_has_line(&got, "problem {\"code\":\"faint-text\"…");
+    fixture_result_finish(&got);
+}
+
+TEST(pdf_pages_that_cannot_be_read_are_reported_and_the_rest_is_kept)
+{
+    struct fixture_pdf pdf;
+    struct fixture_result got;
+
+    fixture_pdf_init(&pdf);
+    fixture_pdf_page(&pdf, 612, 792, "BT /F 10 Tf 72 700 Td (first) Tj ET");
+    fixture_pdf_page(&pdf, 612, 792, NULL); /* its object is missing: poppler closes ranks, and misses the last */
+    fixture_pdf_page(&pdf, 612, 792, "");
+    fixture_pdf_page(&pdf, 612, 792, "BT /F 10 Tf 72 700 Td (last) Tj ET");
+    read_pdf(&pdf, &got);
+    CHECK_EQ_INT(got.code, 0);
+    check_has_line(&got, "problem {\"code\":\"bad-page\",\"message\":\"the page can't be read\",\"page\":4}");
+    check_has_line(&got, "problem {\"code\":\"no-text\",\"message\":\"1 of 4 pages have no text (pictures?)\",\"page\":2}");
+    CHECK(strstr(got.text.ptr, "] first\n") && strstr(got.text.ptr, "] last\n"));
+    fixture_result_finish(&got);
+}
+
+TEST(pdf_without_pages_or_damaged_or_not_a_pdf)
+{
+    struct fixture_pdf pdf;
+    struct fixture_result got;
+    struct buf bytes;
+
+    fixture_pdf_init(&pdf);
+    read_pdf(&pdf, &got);
+    check_has_line(&got, "problem {\"code\":\"empty\"…");
+    CHECK_EQ_INT(got.code, 0); /* the child did its work: the stream is whole */
+    fixture_result_finish(&got);
+
+    read_text("%PDF-1.7\nthis is no more a PDF than that\n", "x.pdf", &got);
+    check_has_line(&got, "problem {\"code\":\"damaged\"…");
+    check_has_line(&got, "end …");
+    fixture_result_finish(&got);
+
+    fixture_pdf_page(&pdf, 612, 792, "BT /F 10 Tf 72 700 Td (cut) Tj ET");
+    buf_init(&bytes, 1 << 20);
+    fixture_pdf_write(&pdf, &bytes);
+    for (size_t len = 0; len < 1200; len += 100) { /* cut at any place: an answer, never a crash */
+        fixture_extract(span_of(bytes.ptr, len), "cut.pdf", false, NULL, NULL, &got);
+        CHECK_EQ_INT(got.code, 0);
+        check_has_line(&got, "end …");
+        fixture_result_finish(&got);
+    }
+    buf_finish(&bytes);
+}
+
+TEST(pdf_from_a_pipe_is_the_same)
+{
+    struct fixture_pdf pdf;
+    struct fixture_result file, pipe;
+    struct buf bytes;
+
+    fixture_pdf_init(&pdf);
+    for (int i = 0; i < 40; i++)
+        fixture_pdf_page(&pdf, 612, 792, "BT /F 10 Tf 72 700 Td (the same on every page) Tj ET");
+    buf_init(&bytes, 1 << 20);
+    fixture_pdf_write(&pdf, &bytes);
+    fixture_extract(buf_span(&bytes), "a.pdf", false, NULL, NULL, &file);
+    fixture_extract(buf_span(&bytes), "a.pdf", true, NULL, NULL, &pipe);
+    CHECK_EQ_INT(count_lines(&file, "page "), 40);
+    CHECK_EQ_SPAN(buf_span(&pipe.text), buf_span(&file.text));
+    fixture_result_finish(&file);
+    fixture_result_finish(&pipe);
+    buf_finish(&bytes);
+}
+
+/* --- Plain text ---------------------------------------------------------------------------------------------- */
+
+TEST(text_paragraphs_are_rejoined)
+{
+    struct fixture_result got;
+
+    read_text("A paragraph that was wrapped by hand at some column,\n"
+              "as people do, and goes on here.\n"
+              "\n"
+              "Short\nlines\n"
+              "- an item of a list that is long enough to be wrapped\n"
+              "  and goes on\n"
+              "- another\n",
+              "notes.txt", &got);
+    check_has_line(&got, "page 1 0x0 ''");
+    check_has_line(&got, "text A paragraph that was wrapped by hand at some column, as people do, and goes on here.");
+    check_has_line(&got, "text Short");
+    check_has_line(&got, "text lines");
+    check_has_line(&got, "item - an item of a list that is long enough to be wrapped and goes on");
+    check_has_line(&got, "item - another");
+    fixture_result_finish(&got);
+}
+
+TEST(text_in_many_encodings)
+{
+    static const struct {
+        const char *bytes;
+        size_t len;
+    } same[] = {
+        {"gr\xC3\xBC\xC3\x9F", 6},                                 /* UTF-8 */
+        {"\xEF\xBB\xBFgr\xC3\xBC\xC3\x9F", 9},                     /* with a mark */
+        {"\xFF\xFEg\0r\0\xFC\0\xDF\0", 10},                        /* UTF-16LE with a mark */
+        {"\xFE\xFF\0g\0r\0\xFC\0\xDF", 10},                        /* UTF-16BE with a mark */
+        {"\xFF\xFE\0\0g\0\0\0r\0\0\0\xFC\0\0\0\xDF\0\0\0", 20},     /* UTF-32LE with a mark */
+        {"gr\xFC\xDF", 4},                                         /* Latin-1, guessed */
+    };
+
+    for (size_t i = 0; i < sizeof same / sizeof *same; i++) {
+        struct fixture_result got;
+
+        fixture_extract(span_of(same[i].bytes, same[i].len), "a.txt", i % 2, NULL, NULL, &got);
+        check_has_line(&got, "text gr\xC3\xBC\xC3\x9F");
+        CHECK_EQ_INT(count_lines(&got, "problem"), i == 5 ? 1 : 0);
+        fixture_result_finish(&got);
+    }
+}
+
+TEST(text_line_ends_of_every_kind)
+{
+    struct fixture_result got;
+
+    read_text("one\r\ntwo\rthree\n\nfour\ffive", "a.txt", &got);
+    CHECK_EQ_INT(count_lines(&got, "text "), 5);
+    check_has_line(&got, "text one");
+    check_has_line(&got, "text three");
+    check_has_line(&got, "text five");
+    fixture_result_finish(&got);
+}
+
+TEST(text_late_rubbish_is_repaired_and_reported)
+{
+    struct fixture_result got;
+
+    read_text("fine \xC3\xA4\xC3\xB6\xC3\xBC here, and a control \x01 character\n", "a.txt", &got);
+    check_has_line(&got, "text fine \xC3\xA4\xC3\xB6\xC3\xBC here, and a control   character");
+    check_has_line(&got, "problem {\"code\":\"repaired-text\"…");
+    fixture_result_finish(&got);
+}
+
+TEST(text_source_keeps_its_lines)
+{
+    struct fixture_result got;
+
+    read_text("int main(void)\n{\n    return 0;\n}\n\nint x;\n", "main.c", &got);
+    check_has_line(&got, "code int main(void)\\n{\\n    return 0;\\n}");
+    check_has_line(&got, "code int x;");
+    fixture_result_finish(&got);
+}
+
+TEST(text_without_line_ends_is_cut_into_lines)
+{
+    size_t len = 10 << 20;
+    char *big = malloc(len);
+    struct fixture_result got;
+
+    memset(big, 'x', len);
+    fixture_extract(span_of(big, len), "big.txt", true, NULL, NULL, &got);
+    CHECK_EQ_INT(got.code, 0);
+    CHECK_EQ_INT(count_lines(&got, "text "), 10);
+    fixture_result_finish(&got);
+    free(big);
+}
+
+TEST(text_beyond_the_cap_is_cut_and_reported)
+{
+    size_t len = LIMIT_DOCUMENT_TEXT_BYTES + (3 << 20);
+    char *big = malloc(len);
+    struct fixture_result got;
+
+    for (size_t i = 0; i < len; i++)
+        big[i] = i % 1000 == 999 ? '\n' : 'y';
+    fixture_extract(span_of(big, len), "big.txt", false, NULL, NULL, &got);
+    CHECK_EQ_INT(got.code, 0);
+    CHECK(strstr(got.text.ptr + got.text.len - 300, "\"code\":\"limit-text\""));
+    CHECK(got.text.len < (size_t)LIMIT_DOCUMENT_TEXT_BYTES + (1 << 20));
+    fixture_result_finish(&got);
+    free(big);
+}
+
+TEST(empty_and_unknown_files)
+{
+    static const char noise[] = "\x7F" "ELF\2\1\1\0\0\0\0\0\0\0\0\0\3\0>\0\1\0\0\0";
+    struct fixture_result got;
+
+    read_text("", "empty.txt", &got);
+    check_has_line(&got, "problem {\"code\":\"empty\"…");
+    fixture_result_finish(&got);
+    fixture_extract(span_of(noise, sizeof noise), "program", false, NULL, NULL, &got);
+    check_has_line(&got, "problem {\"code\":\"unknown-type\"…");
+    check_has_line(&got, "end …");
+    fixture_result_finish(&got);
+}
