@@ -7,8 +7,13 @@
  *
  * States: queued → running → final | failed | cancelled | dead. `attempt` is the fence: a claim increments it,
  * and every write of a run names the attempt it belongs to; a stale one answers STATUS_CANCELLED and writes
- * nothing. Interrupted is not failed: jobs_open() puts jobs that were running under an older boot back into
- * the queue without counting an error. */
+ * nothing. Interrupted is not failed: jobs_open() puts jobs that were running under an older daemon back into the
+ * queue without counting an error. A death of the daemon by its own fault (jobs_crash_fd) counts as a crash of the
+ * jobs that ran; a kill only when it comes JOB_MAX_DEATHS times without a new message between; a reboot never.
+ *
+ * Outside jobs_begin()…jobs_commit() each call is a transaction of its own. Inside, a call that fails with
+ * IO, LIMIT or NO_MEMORY may have rolled the group back: jobs_commit() then fails, and nothing of the group
+ * happened. streams.db is committed first. */
 #ifndef STORE_JOBS_H
 #define STORE_JOBS_H
 
@@ -44,12 +49,15 @@ struct job {
     int64_t submitted_ms, started_ms, finished_ms;
 };
 
-enum { JOB_MAX_ERRORS = 3, JOB_MAX_CRASHES = 3 };
+enum { JOB_MAX_ERRORS = 3, JOB_MAX_CRASHES = 3, JOB_MAX_DEATHS = 25 };
 
 /* Opens (creates) jobs.db and streams.db, takes the daemon lock (STATUS_BUSY if another daemon has it),
  * requeues orphans, moves jobs with too many crashes to the dead letters. */
 enum status jobs_open(const char *store_dir, struct jobs **jobs, struct error *err) MUST_CHECK;
 void jobs_close(struct jobs *jobs);
+/* For the handler of SIGSEGV, SIGBUS, SIGFPE, SIGILL and SIGABRT: one byte written to it marks this death as a crash
+ * (write() is safe in a handler). Borrowed. */
+int jobs_crash_fd(const struct jobs *jobs);
 
 enum status jobs_begin(struct jobs *jobs, struct error *err) MUST_CHECK;
 enum status jobs_commit(struct jobs *jobs, struct error *err) MUST_CHECK;
@@ -61,6 +69,8 @@ enum status jobs_submit(struct jobs *jobs, const struct job *job, int64_t *id, b
 /* The next queued job, interactive first, oldest first, or STATUS_NOT_FOUND; marks it running and increments
  * its attempt. Strings and spans of every `struct job` are borrowed until the next call. */
 enum status jobs_claim(struct jobs *jobs, struct job *job, struct error *err) MUST_CHECK;
+/* The same within one class. */
+enum status jobs_claim_class(struct jobs *jobs, enum job_class class, struct job *job, struct error *err) MUST_CHECK;
 /* Puts a running job back: interrupted (shutdown), parked, or after an error of its own (counts; at
  * JOB_MAX_ERRORS it is dead). */
 enum status jobs_requeue(struct jobs *jobs, int64_t id, int64_t attempt, const char *error_or_null, struct error *err)
@@ -69,7 +79,8 @@ enum status jobs_finish(struct jobs *jobs, int64_t id, int64_t attempt, enum job
                         struct error *err) MUST_CHECK;
 /* Any state but the final ones becomes cancelled; idempotent. */
 enum status jobs_cancel(struct jobs *jobs, int64_t id, struct error *err) MUST_CHECK;
-enum status jobs_retry(struct jobs *jobs, int64_t id, struct error *err) MUST_CHECK; /* failed, dead, cancelled → queued */
+/* Failed, dead or cancelled → queued, as if new: its counts, pack, result and stream are gone. */
+enum status jobs_retry(struct jobs *jobs, int64_t id, struct error *err) MUST_CHECK;
 enum status jobs_get(struct jobs *jobs, int64_t id, struct job *job, struct error *err) MUST_CHECK;
 enum status jobs_find_key(struct jobs *jobs, const char *principal, const char *key, struct job *job,
                           struct error *err) MUST_CHECK;
@@ -89,7 +100,8 @@ struct stream_message {
     struct span header; /* JSON */
     struct span body;   /* raw bytes */
 };
-/* STATUS_CANCELLED if `attempt` is stale; STATUS_BUG if seq is not the next. */
+/* STATUS_CANCELLED if `attempt` is stale or the job ended: put the last message, then finish. STATUS_BUG if seq is
+ * not the next. */
 enum status jobs_stream_put(struct jobs *jobs, int64_t id, int64_t attempt, const struct stream_message *message,
                             struct error *err) MUST_CHECK;
 enum status jobs_stream_read(struct jobs *jobs, int64_t id, int64_t from_seq, int limit,

@@ -1,14 +1,17 @@
-/* schema.c: corpus.db's tables. A step is never edited once it was released: a change is a new step. */
+/* schema.c: the tables of corpus.db, jobs.db and streams.db, and how an older file becomes a newer one. */
 #include "store/schema.h"
 
 #include <assert.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
 
-/* Version 1. A chunk stores where its text stands, not the text: the view chunk_text cuts it out of the pages,
+/* corpus.db, version 1. A chunk stores where its text stands, not the text: the view chunk_text cuts it out of the pages,
  * so that the index can be checked, rebuilt and deleted from with the text stored once. (FTS5 reads the view with
  * virtual tables forbidden, which rules out a list in JSON.) Chunk ids of one document are consecutive, so that
  * documents needs only the first; ids are never used twice. */
-static const char step_1[] =
+static const char corpus_1[] =
     "CREATE TABLE state(id INTEGER PRIMARY KEY CHECK(id = 1), generation INTEGER NOT NULL,\n"
     "  next_chunk INTEGER NOT NULL);\n"
     "INSERT INTO state VALUES(1, 0, 1);\n"
@@ -45,8 +48,8 @@ static const char step_1[] =
     "    SELECT 'delete', id, title, heading, body FROM chunk_text WHERE id = old.id;\n"
     "END;\n";
 
-/* Version 2: summaries, searchable by themselves and never retrieved as evidence. */
-static const char step_2[] =
+/* corpus.db, version 2: summaries, searchable by themselves and never retrieved as evidence. */
+static const char corpus_2[] =
     "CREATE TABLE summaries(id INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL UNIQUE,\n"
     "  document_id INTEGER NOT NULL, collection TEXT NOT NULL, title TEXT NOT NULL, body TEXT NOT NULL,\n"
     "  details TEXT NOT NULL, model TEXT NOT NULL, created_ms INTEGER NOT NULL);\n"
@@ -60,21 +63,46 @@ static const char step_2[] =
     "  INSERT INTO summaries_fts(summaries_fts, rowid, title, body) VALUES('delete', old.id, old.title, old.body);\n"
     "END;\n";
 
-static const char *const steps[SCHEMA_VERSION] = {step_1, step_2};
+/* jobs.db. `boot` is the kernel's boot id at the claim, `progress` the length of the stream at that time. */
+static const char jobs_1[] =
+    "CREATE TABLE jobs(id INTEGER PRIMARY KEY AUTOINCREMENT, kind INTEGER NOT NULL, class INTEGER NOT NULL,\n"
+    "  state INTEGER NOT NULL, principal TEXT NOT NULL, key TEXT NOT NULL, attempt INTEGER NOT NULL,\n"
+    "  errors INTEGER NOT NULL, crashes INTEGER NOT NULL, deaths INTEGER NOT NULL, detached INTEGER NOT NULL,\n"
+    "  seed INTEGER NOT NULL, submitted_ms INTEGER NOT NULL, started_ms INTEGER NOT NULL,\n"
+    "  finished_ms INTEGER NOT NULL, boot TEXT NOT NULL, progress INTEGER NOT NULL, request BLOB NOT NULL,\n"
+    "  result BLOB NOT NULL, UNIQUE(principal, key));\n"
+    "CREATE INDEX jobs_queued ON jobs(class, id) WHERE state = 0;\n"
+    "CREATE INDEX jobs_running ON jobs(id) WHERE state = 1;\n"
+    "CREATE INDEX jobs_ended ON jobs(finished_ms) WHERE state >= 2;\n"
+    "CREATE TABLE packs(job_id INTEGER PRIMARY KEY, pack BLOB NOT NULL);\n";
 
-enum status schema_upgrade_to(struct db *db, int from_version, int to_version, struct error *err)
+/* streams.db. */
+static const char streams_1[] =
+    "CREATE TABLE messages(job_id INTEGER NOT NULL, seq INTEGER NOT NULL, attempt INTEGER NOT NULL,\n"
+    "  type INTEGER NOT NULL, header BLOB NOT NULL, body BLOB NOT NULL, PRIMARY KEY(job_id, seq)) WITHOUT ROWID;\n";
+
+static const char *const corpus_steps[] = {corpus_1, corpus_2};
+static const char *const jobs_steps[] = {jobs_1};
+static const char *const streams_steps[] = {streams_1};
+
+const struct schema schema_corpus = {"corpus.db", 0x44534131 /* DSA1 */, 2, corpus_steps};
+const struct schema schema_jobs = {"jobs.db", 0x4453414a /* DSAJ */, 1, jobs_steps};
+const struct schema schema_streams = {"streams.db", 0x44534153 /* DSAS */, 1, streams_steps};
+
+enum status schema_upgrade(struct db *db, const struct schema *schema, int from_version, int to_version,
+                           struct error *err)
 {
     char stamp[96];
     enum status status;
 
-    assert(from_version >= 0 && from_version <= to_version && to_version <= SCHEMA_VERSION);
+    assert(from_version >= 0 && from_version <= to_version && to_version <= schema->version);
     status = db_exec(db, "BEGIN IMMEDIATE", err);
     if (status)
         return status;
     for (int i = from_version; i < to_version && !status; i++)
-        status = db_exec(db, steps[i], err);
+        status = db_exec(db, schema->steps[i], err);
     (void)snprintf(stamp, sizeof stamp, "PRAGMA application_id = %d; PRAGMA user_version = %d; COMMIT",
-                   SCHEMA_APPLICATION_ID, to_version);
+                   schema->application_id, to_version);
     if (!status)
         status = db_exec(db, stamp, err);
     if (status)
@@ -82,7 +110,57 @@ enum status schema_upgrade_to(struct db *db, int from_version, int to_version, s
     return status;
 }
 
-enum status schema_upgrade(struct db *db, int from_version, struct error *err)
+enum status schema_check(struct db *db, const struct schema *schema, bool create, bool write, struct error *err)
 {
-    return schema_upgrade_to(db, from_version, SCHEMA_VERSION, err);
+    int64_t application = 0, version = 0, tables = 0;
+    enum status status = db_number(db, "PRAGMA application_id", &application, err);
+
+    if (!status)
+        status = db_number(db, "PRAGMA user_version", &version, err);
+    if (!status)
+        status = db_number(db, "SELECT count(*) FROM sqlite_schema", &tables, err);
+    if (status)
+        return status;
+    if (application == 0 && version == 0 && tables == 0) {
+        if (!create)
+            return error_set(err, STATUS_BAD_INPUT, "'%s' is not of a store: the file is empty", db->path);
+    } else if (application != schema->application_id) {
+        return error_set(err, STATUS_BAD_INPUT, "'%s' is not a store's %s: it belongs to another program", db->path,
+                         schema->file);
+    }
+    if (version > schema->version)
+        return error_set(err, STATUS_UNSUPPORTED, "'%s' is from a newer version of this program (schema %lld, known %d)",
+                         db->path, (long long)version, schema->version);
+    if (version < 0)
+        return error_set(err, STATUS_CORRUPT, "'%s': the schema version is damaged", db->path);
+    if (version == schema->version)
+        return STATUS_OK;
+    if (!write)
+        return error_set(err, STATUS_UNSUPPORTED, "'%s' is from an older version (schema %lld, known %d): ingest or the "
+                         "daemon migrates it", db->path, (long long)version, schema->version);
+    status = schema_upgrade(db, schema, (int)version, schema->version, err);
+    if (status)
+        error_prefix(err, "migration from schema %lld", (long long)version);
+    return status;
+}
+
+enum status schema_check_length(struct db *db, struct error *err)
+{
+    int64_t page_count = 0, page_bytes = 0;
+    char *wal_path = malloc(strlen(db->path) + sizeof "-wal");
+    struct stat info, wal;
+    enum status status;
+
+    if (!wal_path)
+        return error_set(err, STATUS_NO_MEMORY, "out of memory");
+    (void)sprintf(wal_path, "%s-wal", db->path);
+    status = db_number(db, "PRAGMA page_count", &page_count, err);
+    if (!status)
+        status = db_number(db, "PRAGMA page_size", &page_bytes, err);
+    if (!status && stat(db->path, &info) == 0 && (stat(wal_path, &wal) || wal.st_size == 0) &&
+        info.st_size / page_bytes < page_count)
+        status = error_set(err, STATUS_CORRUPT, "'%s' is damaged: %lld bytes long, %lld pages of %lld expected",
+                           db->path, (long long)info.st_size, (long long)page_count, (long long)page_bytes);
+    free(wal_path);
+    return status;
 }

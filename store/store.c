@@ -65,64 +65,6 @@ static enum status check_there(const char *dir, const char *path, struct error *
     return STATUS_OK;
 }
 
-/* A file shorter than its header says, with no WAL to complete it, was cut off. */
-static enum status check_length(struct db *db, struct error *err)
-{
-    int64_t page_count = 0, page_bytes = 0;
-    char *wal_path = malloc(strlen(db->path) + sizeof "-wal");
-    struct stat info, wal;
-    enum status status;
-
-    if (!wal_path)
-        return error_set(err, STATUS_NO_MEMORY, "out of memory");
-    (void)sprintf(wal_path, "%s-wal", db->path);
-    status = db_number(db, "PRAGMA page_count", &page_count, err);
-    if (!status)
-        status = db_number(db, "PRAGMA page_size", &page_bytes, err);
-    if (!status && stat(db->path, &info) == 0 && (stat(wal_path, &wal) || wal.st_size == 0) &&
-        info.st_size / page_bytes < page_count)
-        status = error_set(err, STATUS_CORRUPT, "'%s' is damaged: %lld bytes long, %lld pages of %lld expected",
-                           db->path, (long long)info.st_size, (long long)page_count, (long long)page_bytes);
-    free(wal_path);
-    return status;
-}
-
-/* Stamped by us, and of a version that we know? An older one is migrated. */
-static enum status check_schema(struct store *store, bool create, struct error *err)
-{
-    struct db *db = &store->db;
-    int64_t application = 0, version = 0, tables = 0;
-    enum status status = db_number(db, "PRAGMA application_id", &application, err);
-
-    if (!status)
-        status = db_number(db, "PRAGMA user_version", &version, err);
-    if (!status)
-        status = db_number(db, "SELECT count(*) FROM sqlite_schema", &tables, err);
-    if (status)
-        return status;
-    if (application == 0 && version == 0 && tables == 0) {
-        if (!create)
-            return error_set(err, STATUS_BAD_INPUT, "'%s' is not a store: corpus.db is empty", store->dir);
-    } else if (application != SCHEMA_APPLICATION_ID) {
-        return error_set(err, STATUS_BAD_INPUT, "'%s' is not a store: corpus.db belongs to another program",
-                         store->dir);
-    }
-    if (version > SCHEMA_VERSION)
-        return error_set(err, STATUS_UNSUPPORTED, "'%s' is from a newer version of this program (schema %lld, known %d)",
-                         store->dir, (long long)version, SCHEMA_VERSION);
-    if (version < 0)
-        return error_set(err, STATUS_CORRUPT, "'%s': the schema version is damaged", store->dir);
-    if (version == SCHEMA_VERSION)
-        return STATUS_OK;
-    if (store->role == STORE_READ)
-        return error_set(err, STATUS_UNSUPPORTED, "'%s' is from an older version (schema %lld, known %d): ingest or the "
-                         "daemon migrates it", store->dir, (long long)version, SCHEMA_VERSION);
-    status = schema_upgrade(db, (int)version, err);
-    if (status)
-        error_prefix(err, "migration from schema %lld", (long long)version);
-    return status;
-}
-
 static bool file_is_empty_or_missing(const char *path, const char *suffix)
 {
     size_t bytes = strlen(path) + strlen(suffix) + 1;
@@ -173,9 +115,9 @@ static enum status set_up(struct store *store, bool create, struct error *err)
     }
     status = db_exec(db, "PRAGMA cache_size = -65536; PRAGMA temp_store = MEMORY", err);
     if (!status)
-        status = check_length(db, err);
+        status = schema_check_length(db, err);
     if (!status)
-        status = check_schema(store, create, err);
+        status = schema_check(db, &schema_corpus, create, store->role != STORE_READ, err);
     if (!status)
         status = store_fts_open(store, err);
     return status;

@@ -365,7 +365,7 @@ TEST(newer_and_older_versions)
     CHECK_EQ_INT(mkdir(store_path("old"), 0700), 0);
     (void)snprintf(path, sizeof path, "%s/corpus.db", store_path("old"));
     CHECK_OK(db_open(&db, path, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, false, &err), &err);
-    CHECK_OK(schema_upgrade_to(&db, 0, 1, &err), &err);
+    CHECK_OK(schema_upgrade(&db, &schema_corpus, 0, 1, &err), &err);
     CHECK_OK(db_exec(&db, "INSERT INTO documents VALUES(1,'default','/x','','','','kept','','','','','','',0,0,0,0,0,0,0,"
                           "0,1,0)", &err), &err);
     db_close(&db);
@@ -379,7 +379,7 @@ TEST(newer_and_older_versions)
         CHECK_EQ_STR(found.title, "kept");
     }
     store_close(store);
-    CHECK_EQ_INT(sql_number(store_path("old"), "PRAGMA user_version"), SCHEMA_VERSION);
+    CHECK_EQ_INT(sql_number(store_path("old"), "PRAGMA user_version"), schema_corpus.version);
     CHECK_EQ_INT(sql_number(store_path("old"), "SELECT count(*) FROM summaries"), 0);
 }
 
