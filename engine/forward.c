@@ -1,0 +1,290 @@
+/* forward.c: one pass of some rows through all layers; owns the working memory.
+ *
+ *   h = embed(token)
+ *   every layer:  h += attention(norm(h));  h += ffn(norm(h))        the sums are fused into the norms
+ *   logits = head(norm(h)), of the first logit_rows rows alone
+ *
+ * All memory is taken once, for max_rows rows: nothing here grows with the length of a sequence but the page
+ * table, and nothing with its square. */
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/checked.h"
+#include "engine/model.h"
+
+enum { MAX_BUFFERS = 32 };
+
+struct forward {
+    const struct model *model;
+    struct kv_cache *cache;
+    int max_rows, max_logit_rows;
+    int64_t bytes;
+    void *buffer[MAX_BUFFERS];
+    int buffer_count;
+    float *hidden, *normed, *delta, *qr, *q, *kv, *q_latent, *o_latent, *heads;
+    float *index_q, *index_k, *index_w, *ffn_gate, *ffn_up, *router_logits, *expert_weights, *logits;
+    int32_t *selected, *experts, *token, *position, *slot, *sequence, *visible;
+    int32_t *page_table;
+    size_t page_table_cap;
+    int32_t *host_visible;
+};
+
+/* Room for max_rows rows of `width` numbers of 4 bytes; NULL is written when width is 0. */
+static enum status take(struct forward *f, int64_t rows, int64_t width, void *out)
+{
+    void *memory = NULL;
+    size_t bytes;
+
+    if (width > 0) {
+        if (!checked_mul((size_t)rows, (size_t)width * 4, &bytes) || f->buffer_count == MAX_BUFFERS ||
+            ops_alloc(f->model->ops, bytes, &memory))
+            return STATUS_NO_MEMORY;
+        f->buffer[f->buffer_count++] = memory;
+        f->bytes += (int64_t)bytes;
+    }
+    memcpy(out, &memory, sizeof memory);
+    return STATUS_OK;
+}
+
+static int64_t max64(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
+enum status forward_create(const struct model *model, struct kv_cache *cache, int max_rows, int max_logit_rows,
+                           struct forward **out, struct error *err)
+{
+    const struct model_config *c = &model->config;
+    struct forward *f = calloc(1, sizeof *f);
+    int64_t R = max_rows, ffn = max64(c->dense_inter, (int64_t)c->expert_inter * c->shared_experts);
+    enum status s;
+
+    if (!f)
+        return error_set(err, STATUS_NO_MEMORY, "out of memory");
+    f->model = model;
+    f->cache = cache;
+    f->max_rows = max_rows;
+    f->max_logit_rows = max_logit_rows;
+    (s = take(f, R, c->hidden, &f->hidden)) || (s = take(f, R, c->hidden, &f->normed)) ||
+        (s = take(f, R, c->hidden, &f->delta)) || (s = take(f, R, c->q_lora, &f->qr)) ||
+        (s = take(f, R, (int64_t)c->heads * (c->nope + c->rope), &f->q)) ||
+        (s = take(f, R, c->latent + c->rope, &f->kv)) ||
+        (s = take(f, R, (int64_t)c->heads * c->latent, &f->q_latent)) ||
+        (s = take(f, R, (int64_t)c->heads * c->latent, &f->o_latent)) ||
+        (s = take(f, R, (int64_t)c->heads * c->value, &f->heads)) ||
+        (s = take(f, R, (int64_t)c->index_heads * c->index_dim, &f->index_q)) ||
+        (s = take(f, R, c->index_dim, &f->index_k)) || (s = take(f, R, c->index_heads, &f->index_w)) ||
+        (s = take(f, R, c->index_topk, &f->selected)) || (s = take(f, R, ffn, &f->ffn_gate)) ||
+        (s = take(f, R, ffn, &f->ffn_up)) || (s = take(f, R, c->experts, &f->router_logits)) ||
+        (s = take(f, R, c->experts_kept, &f->expert_weights)) || (s = take(f, R, c->experts_kept, &f->experts)) ||
+        (s = take(f, max_logit_rows, c->vocab, &f->logits)) || (s = take(f, R, 1, &f->token)) ||
+        (s = take(f, R, 1, &f->position)) || (s = take(f, R, 1, &f->slot)) || (s = take(f, R, 1, &f->sequence)) ||
+        (s = take(f, R, 1, &f->visible));
+    f->host_visible = calloc((size_t)max_rows, sizeof *f->host_visible);
+    if (s || !f->host_visible) {
+        forward_destroy(f);
+        return error_set(err, STATUS_NO_MEMORY, "no memory for passes of %d rows", max_rows);
+    }
+    *out = f;
+    return STATUS_OK;
+}
+
+void forward_destroy(struct forward *f)
+{
+    if (!f)
+        return;
+    for (int i = 0; i < f->buffer_count; i++)
+        ops_free(f->model->ops, f->buffer[i]);
+    ops_free(f->model->ops, f->page_table);
+    free(f->host_visible);
+    free(f);
+}
+
+int64_t forward_bytes(const struct forward *f)
+{
+    return f->bytes;
+}
+
+/* --- Trace ------------------------------------------------------------------------------------------------ */
+
+enum status pass_trace(struct pass *pass, const char *name, int layer, struct tensor *value, bool replaceable)
+{
+    struct ops *ops = pass->model->ops;
+    size_t bytes = (size_t)tensor_count(value) * dtype_bytes(value->dtype);
+    struct tensor host = *value;
+    enum status s;
+
+    if (!pass->trace)
+        return STATUS_OK;
+    assert(tensor_is_contiguous(value));
+    host.data = malloc(bytes ? bytes : 1);
+    if (!host.data)
+        return STATUS_NO_MEMORY;
+    s = ops_download(ops, host.data, value->data, bytes);
+    if (!s)
+        s = ops_sync(ops);
+    if (!s && replaceable && pass->trace->replace && pass->trace->replace(pass->trace->context, name, layer, &host)) {
+        s = ops_upload(ops, value->data, host.data, bytes);
+        if (!s)
+            s = ops_sync(ops);
+    }
+    if (!s && pass->trace->put)
+        pass->trace->put(pass->trace->context, name, layer, &host);
+    free(host.data);
+    return s;
+}
+
+/* The stream after a layer is h + delta: the sum is made with the next norm, so the trace makes its own. */
+static enum status trace_hidden(struct pass *pass, int layer, const struct tensor *hidden)
+{
+    struct ops *ops = pass->model->ops;
+    size_t count = (size_t)tensor_count(hidden);
+    struct tensor sum = *hidden;
+    float *values, *added;
+    enum status s;
+
+    if (!pass->trace || !pass->trace->put)
+        return STATUS_OK;
+    values = malloc(2 * count * sizeof *values);
+    if (!values)
+        return STATUS_NO_MEMORY;
+    added = values + count;
+    (s = ops_download(ops, values, hidden->data, count * sizeof *values)) ||
+        (s = ops_download(ops, added, pass->delta.data, count * sizeof *values)) || (s = ops_sync(ops));
+    for (size_t i = 0; i < count; i++)
+        values[i] += added[i];
+    sum.data = values;
+    if (!s)
+        pass->trace->put(pass->trace->context, "hidden", layer, &sum);
+    free(values);
+    return s;
+}
+
+/* --- The pass ----------------------------------------------------------------------------------------------- */
+
+static enum status upload_page_table(struct forward *f, const struct forward_batch *b)
+{
+    size_t count = (size_t)b->sequences * (size_t)b->pages;
+    struct ops *ops = f->model->ops;
+
+    if (count > f->page_table_cap) {
+        void *memory;
+
+        if (ops_alloc(ops, count * 2 * sizeof(int32_t), &memory))
+            return STATUS_NO_MEMORY;
+        ops_free(ops, f->page_table);
+        f->page_table = memory;
+        f->page_table_cap = count * 2;
+    }
+    return ops_upload(ops, f->page_table, b->page_table, count * sizeof(int32_t));
+}
+
+static enum status upload_rows(struct forward *f, const struct forward_batch *b, int32_t *visible_max)
+{
+    struct ops *ops = f->model->ops;
+    size_t bytes = (size_t)b->rows * sizeof(int32_t);
+    enum status s;
+
+    *visible_max = 0;
+    for (int t = 0; t < b->rows; t++) {
+        f->host_visible[t] = b->position[t] + 1;
+        if (f->host_visible[t] > *visible_max)
+            *visible_max = f->host_visible[t];
+    }
+    (s = ops_upload(ops, f->token, b->token, bytes)) || (s = ops_upload(ops, f->position, b->position, bytes)) ||
+        (s = ops_upload(ops, f->slot, b->slot, bytes)) || (s = ops_upload(ops, f->sequence, b->sequence, bytes)) ||
+        (s = ops_upload(ops, f->visible, f->host_visible, bytes)) || (s = upload_page_table(f, b));
+    return s;
+}
+
+static void make_views(struct forward *f, struct pass *p, int64_t T)
+{
+    const struct model_config *c = &f->model->config;
+    int64_t ffn = max64(c->dense_inter, (int64_t)c->expert_inter * c->shared_experts);
+
+    p->position = tensor_1d(DTYPE_I32, f->position, T);
+    p->normed = tensor_2d(DTYPE_F32, f->normed, T, c->hidden);
+    p->qr = tensor_2d(DTYPE_F32, f->qr, T, c->q_lora);
+    p->q = tensor_3d(DTYPE_F32, f->q, T, c->heads, c->nope + c->rope);
+    p->kv = tensor_2d(DTYPE_F32, f->kv, T, c->latent + c->rope);
+    p->q_latent = tensor_3d(DTYPE_F32, f->q_latent, T, c->heads, c->latent);
+    p->o_latent = tensor_3d(DTYPE_F32, f->o_latent, T, c->heads, c->latent);
+    p->heads = tensor_3d(DTYPE_F32, f->heads, T, c->heads, c->value);
+    p->index_q = tensor_3d(DTYPE_F32, f->index_q, T, c->index_heads, c->index_dim);
+    p->index_k = tensor_2d(DTYPE_F32, f->index_k, T, c->index_dim);
+    p->index_w = tensor_2d(DTYPE_F32, f->index_w, T, c->index_heads);
+    p->selected = tensor_2d(DTYPE_I32, f->selected, T, c->index_topk);
+    p->ffn_gate = tensor_2d(DTYPE_F32, f->ffn_gate, T, ffn);
+    p->ffn_up = tensor_2d(DTYPE_F32, f->ffn_up, T, ffn);
+    p->router_logits = tensor_2d(DTYPE_F32, f->router_logits, T, c->experts);
+    p->experts = tensor_2d(DTYPE_I32, f->experts, T, c->experts_kept);
+    p->expert_weights = tensor_2d(DTYPE_F32, f->expert_weights, T, c->experts_kept);
+    p->delta = tensor_2d(DTYPE_F32, f->delta, T, c->hidden);
+}
+
+static enum status run_layers(struct pass *p, struct tensor *hidden)
+{
+    const struct model *m = p->model;
+    struct ops_rmsnorm_args norm = {.x = hidden, .eps = m->config.norm_eps, .y = &p->normed};
+    enum status s = STATUS_OK;
+
+    for (int i = 0; i < m->config.layers && !s; i++) {
+        norm.residual = i ? &p->delta : NULL;
+        norm.weight = &m->layer[i].input_norm;
+        (s = ops_rmsnorm(m->ops, &norm)) || (s = layer_mla(p, i));
+        if (s)
+            break;
+        norm.residual = &p->delta;
+        norm.weight = &m->layer[i].post_norm;
+        (s = ops_rmsnorm(m->ops, &norm)) || (s = layer_ffn(p, i)) || (s = trace_hidden(p, i, hidden));
+    }
+    return s;
+}
+
+static enum status run_head(struct forward *f, struct pass *p, const struct tensor *hidden, int rows, float *logits)
+{
+    const struct model *m = f->model;
+    struct tensor x = tensor_rows(hidden, 0, rows), delta = tensor_rows(&p->delta, 0, rows);
+    struct tensor y = tensor_rows(&p->normed, 0, rows);
+    struct tensor out = tensor_2d(DTYPE_F32, f->logits, rows, m->config.vocab);
+    struct ops_rmsnorm_args norm = {&x, &delta, &m->final_norm, m->config.norm_eps, &y};
+    struct ops_linear_args linear = {.x = &y, .w = m->head, .y = &out};
+    enum status s;
+
+    (s = ops_rmsnorm(m->ops, &norm)) || (s = ops_linear(m->ops, &linear)) ||
+        (s = ops_download(m->ops, logits, f->logits, (size_t)rows * (size_t)m->config.vocab * sizeof *logits));
+    return s;
+}
+
+enum status forward_run(struct forward *f, const struct forward_batch *b, float *logits, struct error *err)
+{
+    const struct model *m = f->model;
+    struct tensor hidden = tensor_2d(DTYPE_F32, f->hidden, b->rows, m->config.hidden);
+    struct tensor token = tensor_1d(DTYPE_I32, f->token, b->rows), slot = tensor_1d(DTYPE_I32, f->slot, b->rows);
+    struct tensor sequence = tensor_1d(DTYPE_I32, f->sequence, b->rows);
+    struct tensor visible = tensor_1d(DTYPE_I32, f->visible, b->rows), page_table;
+    struct pass p = {.model = m, .cache = f->cache, .trace = b->trace};
+    struct ops_embed_args embed = {&m->embedding, &token, &hidden};
+    enum status s;
+
+    assert(b->rows > 0 && b->rows <= f->max_rows && b->logit_rows <= b->rows && b->logit_rows <= f->max_logit_rows);
+    s = upload_rows(f, b, &p.rows.visible_max);
+    if (s)
+        goto out;
+    page_table = tensor_2d(DTYPE_I32, f->page_table, b->sequences, b->pages);
+    p.rows.slot = &slot;
+    p.rows.sequence = &sequence;
+    p.rows.visible = &visible;
+    p.rows.page_table = &page_table;
+    make_views(f, &p, b->rows);
+    (s = ops_embed(m->ops, &embed)) || (s = run_layers(&p, &hidden));
+    if (!s && b->logit_rows)
+        s = run_head(f, &p, &hidden, b->logit_rows, logits);
+    if (!s)
+        s = ops_sync(m->ops);
+out:
+    if (s)
+        return error_set(err, s, "forward pass of %d rows failed: %s", b->rows, ops_last_error(m->ops));
+    return STATUS_OK;
+}

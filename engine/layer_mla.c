@@ -1,0 +1,88 @@
+/* layer_mla.c: multi-head latent attention in its absorbed form.
+ *
+ *   qr = norm(q_a x)        q = q_b qr = nope ‖ rope per head           (q = q_proj x without q_lora)
+ *   c ‖ k_pe = kv_a x       c = norm(c);  rope on q_pe, k_pe            cached: c, k_pe
+ *   q_latent[h] = q_nope[h] W_UK[h]      o_latent = attention(q_latent ‖ q_pe, cache)
+ *   o[h] = o_latent[h] W_UV[h]ᵀ          delta = o_proj o
+ *
+ * One record serves all heads, so prefill and decode run the same code on the same caches.
+ * Source: DeepSeek-V2 (arXiv 2405.04434) §2.1; DeepSeek-V3.2-Exp report. */
+#include "engine/model.h"
+
+static enum status project_q(struct pass *p, const struct layer_weights *w)
+{
+    const struct model_config *c = &p->model->config;
+    struct ops *ops = p->model->ops;
+    struct tensor q = tensor_2d(DTYPE_F32, p->q.data, p->q.dims[0], p->q.dims[1] * p->q.dims[2]);
+    struct ops_linear_args down = {.x = &p->normed, .w = w->q_a, .y = &p->qr};
+    struct ops_linear_args up = {.x = w->q_a ? &p->qr : &p->normed, .w = w->q, .y = &q};
+    struct ops_rmsnorm_args norm = {.x = &p->qr, .weight = &w->q_norm, .eps = c->norm_eps, .y = &p->qr};
+    struct tensor q_pe = tensor_columns(&p->q, c->nope, c->rope);
+    struct ops_rope_args rope = {&q_pe, &p->model->rope_table, &p->position, ROPE_INTERLEAVED};
+    enum status s = STATUS_OK;
+
+    if (w->q_a)
+        (s = ops_linear(ops, &down)) || (s = ops_rmsnorm(ops, &norm));
+    if (!s)
+        (s = ops_linear(ops, &up)) || (s = ops_rope(ops, &rope));
+    return s;
+}
+
+static enum status cache_latent(struct pass *p, const struct layer_weights *w, int layer)
+{
+    const struct model_config *c = &p->model->config;
+    struct ops *ops = p->model->ops;
+    int64_t T = p->kv.dims[0], width = p->kv.dims[1];
+    struct tensor latent = tensor_columns(&p->kv, 0, c->latent), k_pe = tensor_columns(&p->kv, c->latent, c->rope);
+    struct tensor k_heads = tensor_3d(DTYPE_F32, k_pe.data, T, 1, c->rope); /* one head, for the rotation */
+    struct ops_linear_args project = {.x = &p->normed, .w = w->kv_a, .y = &p->kv};
+    struct ops_rmsnorm_args norm = {.x = &latent, .weight = &w->kv_norm, .eps = c->norm_eps, .y = &latent};
+    struct ops_rope_args rope = {&k_heads, &p->model->rope_table, &p->position, ROPE_INTERLEAVED};
+    struct ops_latent_write_args write = {&latent, &k_pe, &p->rows, kv_cache_shape(p->cache, layer),
+                                          kv_cache_latent(p->cache, layer)};
+    enum status s;
+
+    k_heads.strides[0] = width;
+    (s = ops_linear(ops, &project)) || (s = ops_rmsnorm(ops, &norm)) || (s = ops_rope(ops, &rope)) ||
+        (s = ops_latent_write(ops, &write));
+    return s;
+}
+
+static enum status attend(struct pass *p, const struct layer_weights *w, int layer)
+{
+    const struct model_config *c = &p->model->config;
+    struct ops *ops = p->model->ops;
+    /* Up to index_topk visible positions everything is selected, which dense attention gives bit for bit. */
+    bool sparse = c->index_topk && p->rows.visible_max > c->index_topk;
+    struct tensor q_nope = tensor_columns(&p->q, 0, c->nope), q_pe = tensor_columns(&p->q, c->nope, c->rope);
+    struct tensor heads = tensor_2d(DTYPE_F32, p->heads.data, p->heads.dims[0], p->heads.dims[1] * p->heads.dims[2]);
+    struct ops_linear_args absorb = {.x = &q_nope, .w = w->uk, .y = &p->q_latent};
+    struct ops_attention_args attention = {.q_latent = &p->q_latent,
+                                           .q_pe = &q_pe,
+                                           .selected = sparse ? &p->selected : NULL,
+                                           .rows = &p->rows,
+                                           .shape = kv_cache_shape(p->cache, layer),
+                                           .pool = kv_cache_latent(p->cache, layer),
+                                           .scale = c->attention_scale,
+                                           .out = &p->o_latent};
+    struct ops_linear_args expand = {.x = &p->o_latent, .w = w->uv, .y = &p->heads};
+    struct ops_linear_args output = {.x = &heads, .w = w->o, .y = &p->delta};
+    enum status s;
+
+    (s = ops_linear(ops, &absorb)) || (s = ops_attention(ops, &attention)) || (s = ops_linear(ops, &expand)) ||
+        (s = ops_linear(ops, &output));
+    return s;
+}
+
+enum status layer_mla(struct pass *p, int layer)
+{
+    const struct layer_weights *w = &p->model->layer[layer];
+    enum status s;
+
+    (s = project_q(p, w)) || (s = cache_latent(p, w, layer));
+    if (!s && p->model->config.layer[layer].indexer == INDEXER_FULL)
+        s = layer_indexer(p, layer);
+    if (!s)
+        s = attend(p, w, layer);
+    return s;
+}

@@ -1,0 +1,117 @@
+/* engine/model.h: the parts that engine/ shares among its own files: weights in the backend's form, the working
+ * memory of a forward pass, and the pass itself. Nothing outside engine/ and its tests includes this. */
+#ifndef ENGINE_MODEL_H
+#define ENGINE_MODEL_H
+
+#include "engine/config.h"
+#include "engine/kv_cache.h"
+#include "engine/safetensors.h"
+#include "kernels/ops.h"
+
+/* One feed-forward: down(silu(gate x) * up x). */
+struct ffn_weights {
+    struct ops_weight *gate, *up, *down;
+};
+
+struct layer_weights {
+    struct tensor input_norm, post_norm; /* F32 on the device */
+
+    /* Attention. q_a and q_norm are NULL/empty without q_lora; q is then q_proj. */
+    struct ops_weight *q_a, *q, *kv_a, *uk, *uv, *o;
+    struct tensor q_norm, kv_norm;
+
+    /* Indexer, full layers only. The head weights carry Hi^-0.5 Di^-0.5. */
+    struct ops_weight *index_q, *index_k, *index_w;
+    struct tensor index_norm, index_norm_bias;
+
+    struct ffn_weights ffn; /* dense layers; else the shared expert, all NULL without one */
+    struct ops_weight *router;
+    struct tensor router_bias; /* data NULL without one */
+    struct ops_weight **expert_gate, **expert_up, **expert_down; /* experts each */
+};
+
+struct model {
+    struct model_config config;
+    enum numerics numerics;
+    struct ops *ops; /* borrowed */
+    struct safetensors *files;
+    struct layer_weights *layer;
+    struct tensor embedding, rope_table, final_norm;
+    struct ops_weight *head;
+    int64_t parameter_count;
+    void **owned_host;   /* dequantised copies that weights read from */
+    void **owned_device; /* norms, tables */
+    size_t owned_host_count, owned_device_count;
+};
+
+/* Loads DIR's weights onto `ops`. `window` rows of rotary table are made. */
+enum status model_open(const char *model_dir, const struct model_config *config, struct ops *ops, bool plain,
+                       void (*progress)(void *context, const char *phase, int64_t done, int64_t total),
+                       void *progress_context, struct model *model, struct error *err) MUST_CHECK;
+void model_close(struct model *model); /* half-built allowed */
+
+/* --- One forward pass --------------------------------------------------------------------------------- */
+
+/* What tests and dsa-logits --dump watch and replace. Both may be NULL. Names are those of tools/dsa-reference.py:
+ * "hidden" F32 [T, D] and "scores" F32 [T, S], "selected" I32 [T, k], "experts" I32 [T, k], "weights" F32 [T, k].*/
+struct forward_trace {
+    void *context;
+    /* Shows a host copy of a result; borrowed for the call. */
+    void (*put)(void *context, const char *name, int layer, const struct tensor *value);
+    /* Fills `value` (host, of the result's shape) with what is to be used in its place; false keeps the result.
+     * Asked for "selected", "experts" and "weights". */
+    bool (*replace)(void *context, const char *name, int layer, struct tensor *value);
+};
+
+/* The rows of one pass, host memory. Rows may stand in any order and belong to any sequences: all of a pass's
+ * cache writes of a layer come before its reads, and no row's result depends on another's place. */
+struct forward_batch {
+    int rows;
+    const int32_t *token, *position;
+    const int32_t *slot;       /* page * 64 + offset being written */
+    const int32_t *sequence;   /* row of page_table */
+    const int32_t *page_table; /* [sequences, pages], -1 where unused */
+    int sequences, pages;
+    int logit_rows;            /* logits are made of rows 0 .. logit_rows - 1 */
+    const struct forward_trace *trace;
+};
+
+/* Working memory for up to `max_rows` rows and `max_logit_rows` rows of logits. */
+struct forward;
+enum status forward_create(const struct model *model, struct kv_cache *cache, int max_rows, int max_logit_rows,
+                           struct forward **forward, struct error *err) MUST_CHECK;
+void forward_destroy(struct forward *forward);
+int64_t forward_bytes(const struct forward *forward);
+/* logits: host F32 [logit_rows, V]; may be NULL with logit_rows 0. */
+enum status forward_run(struct forward *forward, const struct forward_batch *batch, float *logits, struct error *err)
+    MUST_CHECK;
+
+/* --- Inside a pass (layer_*.c) -------------------------------------------------------------------------- */
+
+/* Everything the layers of one pass read and write, on the device. Tensors are views of this pass's rows. */
+struct pass {
+    const struct model *model;
+    struct kv_cache *cache;
+    const struct forward_trace *trace;
+    struct ops_rows rows;
+    struct tensor position;
+    struct tensor normed;              /* [T, D] the layer's input after its norm */
+    struct tensor qr, q, kv;           /* [T, q_lora] [T, H, nope + rope] [T, Dv + Dr] */
+    struct tensor q_latent, o_latent;  /* [T, H, Dv] */
+    struct tensor heads;               /* [T, H, value] */
+    struct tensor index_q, index_k, index_w; /* [T, Hi, Di] [T, Di] [T, Hi] */
+    struct tensor selected;            /* [T, index_topk], of the last full layer */
+    struct tensor ffn_gate, ffn_up;    /* [T * widest] */
+    struct tensor router_logits, experts, expert_weights;
+    struct tensor delta;               /* [T, D] what the block adds to the residual stream */
+};
+
+enum status layer_mla(struct pass *pass, int layer) MUST_CHECK;     /* normed -> delta */
+enum status layer_indexer(struct pass *pass, int layer) MUST_CHECK; /* normed, qr -> keys cached, selected */
+enum status layer_ffn(struct pass *pass, int layer) MUST_CHECK;     /* normed -> delta */
+
+/* Hands a device tensor to the trace as a host copy, and lets it be replaced. */
+enum status pass_trace(struct pass *pass, const char *name, int layer, struct tensor *value, bool replaceable)
+    MUST_CHECK;
+
+#endif
