@@ -51,6 +51,8 @@ enum status engine_open(const struct engine_options *options, struct engine **en
 void engine_close(struct engine *engine); /* destroys the sequences still there */
 const struct engine_info *engine_info(const struct engine *engine);
 const struct tokenizer *engine_tokenizer(const struct engine *engine);
+/* For quote_index_create(), on any thread. NULL where the tokenizer has no token for some byte: no quote mode. */
+const struct quote_vocab *engine_quote_vocab(const struct engine *engine);
 
 /* --- Plain forward pass, for tools and tests ---------------------------------------------------------- */
 
@@ -65,7 +67,8 @@ enum sequence_class { SEQUENCE_INTERACTIVE, SEQUENCE_BATCH };
 struct sequence_options {
     const int32_t *tokens;    /* the prompt; copied */
     size_t token_count;
-    const int32_t *forced;    /* tokens already given by an earlier attempt: driven through, reported again; copied */
+    const int32_t *forced;    /* tokens already given by an earlier attempt: driven through, reported again; copied.
+                                 They count towards max_tokens, and the generator goes on where it stood */
     size_t forced_count;
     enum sequence_class class;
     uint64_t owner;           /* who it is for: fairness inside a class is between owners */
@@ -75,9 +78,9 @@ struct sequence_options {
     size_t stop_id_count;
     const char *const *stop_strings; /* generation ends before the first of them */
     size_t stop_string_count;
-    const struct quote_index *quotes; /* quote mode; NULL: off. Must outlive the sequence */
-    const struct quote_params *quote_params;
-    bool logprobs;
+    const struct quote_index *quotes; /* quote mode, with the rules the index was made with; NULL: off. Must outlive
+                                         the sequence */
+    bool logprobs; /* also of forced tokens; without it a forced token's logprob is 0 */
 };
 
 enum sequence_state { SEQUENCE_WAITING, SEQUENCE_PREFILL, SEQUENCE_DECODE, SEQUENCE_DONE };
@@ -105,17 +108,19 @@ void sequence_destroy(struct sequence *sequence); /* frees its pages; NULL allow
 void sequence_cancel(struct sequence *sequence);  /* any thread; takes effect within one step */
 
 void sequence_get_status(const struct sequence *sequence, struct sequence_status *status);
-/* Output tokens from index `from` on; borrowed until the next engine_step(). */
+/* Output tokens from index `from` on, a stop id that ended it included; borrowed until the next engine_step(). */
 size_t sequence_tokens(const struct sequence *sequence, size_t from, const struct sequence_token **tokens);
-/* The text so far, cut before a stop string, never splitting a character; borrowed until the next step. */
+/* The text so far without the stop id, cut before a stop string, never splitting a character, and never showing what
+ * could still become a stop string: what was shown stays. Borrowed until the next step. */
 struct span sequence_text(const struct sequence *sequence);
 /* Quotations closed so far (quote mode); borrowed until the next step. */
 size_t sequence_quotes(const struct sequence *sequence, const struct quote_span **spans);
 /* Why REASON_FAILED; "" otherwise. */
 const char *sequence_error(const struct sequence *sequence);
 
-/* One step: at most prefill_chunk tokens of prefill and one token for every decoding sequence, interactive
- * first. *worked is false when there was nothing to do. A failure of one sequence ends that sequence alone
+/* One step: at most prefill_chunk tokens of prefill and one token for every decoding sequence (128 at most, in turn).
+ * While interactive sequences are there batch ones are parked: they keep their pages and go on later. Inside a class
+ * the owner who was served the fewest tokens comes first. *worked is false when there was nothing to do. A failure of one sequence ends that sequence alone
  * (REASON_FAILED); the status returned is for the engine as a whole (a lost device). */
 enum status engine_step(struct engine *engine, bool *worked, struct error *err) MUST_CHECK;
 

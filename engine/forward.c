@@ -66,21 +66,53 @@ enum status forward_create(const struct model *model, struct kv_cache *cache, in
     f->cache = cache;
     f->max_rows = max_rows;
     f->max_logit_rows = max_logit_rows;
-    (s = take(f, R, c->hidden, &f->hidden)) || (s = take(f, R, c->hidden, &f->normed)) ||
-        (s = take(f, R, c->hidden, &f->delta)) || (s = take(f, R, c->q_lora, &f->qr)) ||
-        (s = take(f, R, (int64_t)c->heads * (c->nope + c->rope), &f->q)) ||
-        (s = take(f, R, c->latent + c->rope, &f->kv)) ||
-        (s = take(f, R, (int64_t)c->heads * c->latent, &f->q_latent)) ||
-        (s = take(f, R, (int64_t)c->heads * c->latent, &f->o_latent)) ||
-        (s = take(f, R, (int64_t)c->heads * c->value, &f->heads)) ||
-        (s = take(f, R, (int64_t)c->index_heads * c->index_dim, &f->index_q)) ||
-        (s = take(f, R, c->index_dim, &f->index_k)) || (s = take(f, R, c->index_heads, &f->index_w)) ||
-        (s = take(f, R, c->index_topk, &f->selected)) || (s = take(f, R, ffn, &f->ffn_gate)) ||
-        (s = take(f, R, ffn, &f->ffn_up)) || (s = take(f, R, c->experts, &f->router_logits)) ||
-        (s = take(f, R, c->experts_kept, &f->expert_weights)) || (s = take(f, R, c->experts_kept, &f->experts)) ||
-        (s = take(f, max_logit_rows, c->vocab, &f->logits)) || (s = take(f, R, 1, &f->token)) ||
-        (s = take(f, R, 1, &f->position)) || (s = take(f, R, 1, &f->slot)) || (s = take(f, R, 1, &f->sequence)) ||
-        (s = take(f, R, 1, &f->visible));
+    s = take(f, R, c->hidden, &f->hidden);
+    if (!s)
+        s = take(f, R, c->hidden, &f->normed);
+    if (!s)
+        s = take(f, R, c->hidden, &f->delta);
+    if (!s)
+        s = take(f, R, c->q_lora, &f->qr);
+    if (!s)
+        s = take(f, R, (int64_t)c->heads * (c->nope + c->rope), &f->q);
+    if (!s)
+        s = take(f, R, c->latent + c->rope, &f->kv);
+    if (!s)
+        s = take(f, R, (int64_t)c->heads * c->latent, &f->q_latent);
+    if (!s)
+        s = take(f, R, (int64_t)c->heads * c->latent, &f->o_latent);
+    if (!s)
+        s = take(f, R, (int64_t)c->heads * c->value, &f->heads);
+    if (!s)
+        s = take(f, R, (int64_t)c->index_heads * c->index_dim, &f->index_q);
+    if (!s)
+        s = take(f, R, c->index_dim, &f->index_k);
+    if (!s)
+        s = take(f, R, c->index_heads, &f->index_w);
+    if (!s)
+        s = take(f, R, c->index_topk, &f->selected);
+    if (!s)
+        s = take(f, R, ffn, &f->ffn_gate);
+    if (!s)
+        s = take(f, R, ffn, &f->ffn_up);
+    if (!s)
+        s = take(f, R, c->experts, &f->router_logits);
+    if (!s)
+        s = take(f, R, c->experts_kept, &f->expert_weights);
+    if (!s)
+        s = take(f, R, c->experts_kept, &f->experts);
+    if (!s)
+        s = take(f, max_logit_rows, c->vocab, &f->logits);
+    if (!s)
+        s = take(f, R, 1, &f->token);
+    if (!s)
+        s = take(f, R, 1, &f->position);
+    if (!s)
+        s = take(f, R, 1, &f->slot);
+    if (!s)
+        s = take(f, R, 1, &f->sequence);
+    if (!s)
+        s = take(f, R, 1, &f->visible);
     f->host_visible = calloc((size_t)max_rows, sizeof *f->host_visible);
     if (s || !f->host_visible) {
         forward_destroy(f);
@@ -150,8 +182,11 @@ static enum status trace_hidden(struct pass *pass, int layer, const struct tenso
     if (!values)
         return STATUS_NO_MEMORY;
     added = values + count;
-    (s = ops_download(ops, values, hidden->data, count * sizeof *values)) ||
-        (s = ops_download(ops, added, pass->delta.data, count * sizeof *values)) || (s = ops_sync(ops));
+    s = ops_download(ops, values, hidden->data, count * sizeof *values);
+    if (!s)
+        s = ops_download(ops, added, pass->delta.data, count * sizeof *values);
+    if (!s)
+        s = ops_sync(ops);
     for (size_t i = 0; i < count; i++)
         values[i] += added[i];
     sum.data = values;
@@ -192,9 +227,17 @@ static enum status upload_rows(struct forward *f, const struct forward_batch *b,
         if (f->host_visible[t] > *visible_max)
             *visible_max = f->host_visible[t];
     }
-    (s = ops_upload(ops, f->token, b->token, bytes)) || (s = ops_upload(ops, f->position, b->position, bytes)) ||
-        (s = ops_upload(ops, f->slot, b->slot, bytes)) || (s = ops_upload(ops, f->sequence, b->sequence, bytes)) ||
-        (s = ops_upload(ops, f->visible, f->host_visible, bytes)) || (s = upload_page_table(f, b));
+    s = ops_upload(ops, f->token, b->token, bytes);
+    if (!s)
+        s = ops_upload(ops, f->position, b->position, bytes);
+    if (!s)
+        s = ops_upload(ops, f->slot, b->slot, bytes);
+    if (!s)
+        s = ops_upload(ops, f->sequence, b->sequence, bytes);
+    if (!s)
+        s = ops_upload(ops, f->visible, f->host_visible, bytes);
+    if (!s)
+        s = upload_page_table(f, b);
     return s;
 }
 
@@ -232,12 +275,18 @@ static enum status run_layers(struct pass *p, struct tensor *hidden)
     for (int i = 0; i < m->config.layers && !s; i++) {
         norm.residual = i ? &p->delta : NULL;
         norm.weight = &m->layer[i].input_norm;
-        (s = ops_rmsnorm(m->ops, &norm)) || (s = layer_mla(p, i));
+        s = ops_rmsnorm(m->ops, &norm);
+        if (!s)
+            s = layer_mla(p, i);
         if (s)
             break;
         norm.residual = &p->delta;
         norm.weight = &m->layer[i].post_norm;
-        (s = ops_rmsnorm(m->ops, &norm)) || (s = layer_ffn(p, i)) || (s = trace_hidden(p, i, hidden));
+        s = ops_rmsnorm(m->ops, &norm);
+        if (!s)
+            s = layer_ffn(p, i);
+        if (!s)
+            s = trace_hidden(p, i, hidden);
     }
     return s;
 }
@@ -252,8 +301,11 @@ static enum status run_head(struct forward *f, struct pass *p, const struct tens
     struct ops_linear_args linear = {.x = &y, .w = m->head, .y = &out};
     enum status s;
 
-    (s = ops_rmsnorm(m->ops, &norm)) || (s = ops_linear(m->ops, &linear)) ||
-        (s = ops_download(m->ops, logits, f->logits, (size_t)rows * (size_t)m->config.vocab * sizeof *logits));
+    s = ops_rmsnorm(m->ops, &norm);
+    if (!s)
+        s = ops_linear(m->ops, &linear);
+    if (!s)
+        s = ops_download(m->ops, logits, f->logits, (size_t)rows * (size_t)m->config.vocab * sizeof *logits);
     return s;
 }
 
@@ -278,7 +330,9 @@ enum status forward_run(struct forward *f, const struct forward_batch *b, float 
     p.rows.visible = &visible;
     p.rows.page_table = &page_table;
     make_views(f, &p, b->rows);
-    (s = ops_embed(m->ops, &embed)) || (s = run_layers(&p, &hidden));
+    s = ops_embed(m->ops, &embed);
+    if (!s)
+        s = run_layers(&p, &hidden);
     if (!s && b->logit_rows)
         s = run_head(f, &p, &hidden, b->logit_rows, logits);
     if (!s)

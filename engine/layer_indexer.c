@@ -36,8 +36,13 @@ static enum status cache_key(struct pass *p, const struct layer_weights *w, int 
                                          kv_cache_index(p->cache, layer)};
     enum status s;
 
-    (s = ops_linear(ops, &project)) || (s = ops_layernorm(ops, &norm)) || (s = rotate(p, &one_head)) ||
-        (s = ops_index_write(ops, &write));
+    s = ops_linear(ops, &project);
+    if (!s)
+        s = ops_layernorm(ops, &norm);
+    if (!s)
+        s = rotate(p, &one_head);
+    if (!s)
+        s = ops_index_write(ops, &write);
     return s;
 }
 
@@ -76,8 +81,16 @@ enum status layer_indexer(struct pass *p, int layer)
 
     if (s || (p->rows.visible_max <= c->index_topk && !p->trace))
         return s;
-    (s = ops_linear(ops, &project_q)) || (s = rotate(p, &p->index_q)) || (s = ops_linear(ops, &project_w)) ||
-        (s = trace_scores(p, layer, &select)) || (s = ops_indexer_topk(ops, &select, &p->selected)) ||
-        (s = pass_trace(p, "selected", layer, &p->selected, true));
+    s = ops_linear(ops, &project_q);
+    if (!s)
+        s = rotate(p, &p->index_q);
+    if (!s)
+        s = ops_linear(ops, &project_w);
+    if (!s)
+        s = trace_scores(p, layer, &select);
+    if (!s)
+        s = ops_indexer_topk(ops, &select, &p->selected);
+    if (!s)
+        s = pass_trace(p, "selected", layer, &p->selected, true);
     return s;
 }

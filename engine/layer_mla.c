@@ -21,10 +21,15 @@ static enum status project_q(struct pass *p, const struct layer_weights *w)
     struct ops_rope_args rope = {&q_pe, &p->model->rope_table, &p->position, ROPE_INTERLEAVED};
     enum status s = STATUS_OK;
 
-    if (w->q_a)
-        (s = ops_linear(ops, &down)) || (s = ops_rmsnorm(ops, &norm));
+    if (w->q_a) {
+        s = ops_linear(ops, &down);
+        if (!s)
+            s = ops_rmsnorm(ops, &norm);
+    }
     if (!s)
-        (s = ops_linear(ops, &up)) || (s = ops_rope(ops, &rope));
+        s = ops_linear(ops, &up);
+    if (!s)
+        s = ops_rope(ops, &rope);
     return s;
 }
 
@@ -43,8 +48,13 @@ static enum status cache_latent(struct pass *p, const struct layer_weights *w, i
     enum status s;
 
     k_heads.strides[0] = width;
-    (s = ops_linear(ops, &project)) || (s = ops_rmsnorm(ops, &norm)) || (s = ops_rope(ops, &rope)) ||
-        (s = ops_latent_write(ops, &write));
+    s = ops_linear(ops, &project);
+    if (!s)
+        s = ops_rmsnorm(ops, &norm);
+    if (!s)
+        s = ops_rope(ops, &rope);
+    if (!s)
+        s = ops_latent_write(ops, &write);
     return s;
 }
 
@@ -69,8 +79,13 @@ static enum status attend(struct pass *p, const struct layer_weights *w, int lay
     struct ops_linear_args output = {.x = &heads, .w = w->o, .y = &p->delta};
     enum status s;
 
-    (s = ops_linear(ops, &absorb)) || (s = ops_attention(ops, &attention)) || (s = ops_linear(ops, &expand)) ||
-        (s = ops_linear(ops, &output));
+    s = ops_linear(ops, &absorb);
+    if (!s)
+        s = ops_attention(ops, &attention);
+    if (!s)
+        s = ops_linear(ops, &expand);
+    if (!s)
+        s = ops_linear(ops, &output);
     return s;
 }
 
@@ -79,7 +94,9 @@ enum status layer_mla(struct pass *p, int layer)
     const struct layer_weights *w = &p->model->layer[layer];
     enum status s;
 
-    (s = project_q(p, w)) || (s = cache_latent(p, w, layer));
+    s = project_q(p, w);
+    if (!s)
+        s = cache_latent(p, w, layer);
     if (!s && p->model->config.layer[layer].indexer == INDEXER_FULL)
         s = layer_indexer(p, layer);
     if (!s)

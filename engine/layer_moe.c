@@ -17,8 +17,13 @@ static enum status feed_forward(struct pass *p, const struct ffn_weights *w, int
     struct ops_linear_args project_down = {.x = &gate, .w = w->down, .y = &p->delta};
     enum status s;
 
-    (s = ops_linear(ops, &project_gate)) || (s = ops_linear(ops, &project_up)) ||
-        (s = ops_swiglu(ops, &gate, &up, &gate)) || (s = ops_linear(ops, &project_down));
+    s = ops_linear(ops, &project_gate);
+    if (!s)
+        s = ops_linear(ops, &project_up);
+    if (!s)
+        s = ops_swiglu(ops, &gate, &up, &gate);
+    if (!s)
+        s = ops_linear(ops, &project_down);
     return s;
 }
 
@@ -38,9 +43,13 @@ static enum status route(struct pass *p, const struct layer_weights *w, int laye
                                      .weights = &p->expert_weights};
     enum status s;
 
-    (s = ops_linear(ops, &project)) || (s = ops_router(ops, &choose)) ||
-        (s = pass_trace(p, "experts", layer, &p->experts, true)) ||
-        (s = pass_trace(p, "weights", layer, &p->expert_weights, true));
+    s = ops_linear(ops, &project);
+    if (!s)
+        s = ops_router(ops, &choose);
+    if (!s)
+        s = pass_trace(p, "experts", layer, &p->experts, true);
+    if (!s)
+        s = pass_trace(p, "weights", layer, &p->expert_weights, true);
     return s;
 }
 

@@ -274,12 +274,16 @@ static enum status load_indexer(struct loader *l, struct layer_weights *layer)
     const struct model_config *c = &l->m->config;
     enum status s;
 
-    (s = load_matrix(l, "self_attn.indexer.wq_b", (int64_t)c->index_heads * c->index_dim, c->q_lora, l->m->numerics,
-                     &layer->index_q)) ||
-        (s = load_matrix(l, "self_attn.indexer.wk", c->index_dim, c->hidden, l->m->numerics, &layer->index_k)) ||
-        (s = load_vector(l, "self_attn.indexer.k_norm.weight", c->index_dim, &layer->index_norm)) ||
-        (s = load_vector(l, "self_attn.indexer.k_norm.bias", c->index_dim, &layer->index_norm_bias)) ||
-        (s = load_index_weights(l, layer));
+    s = load_matrix(l, "self_attn.indexer.wq_b", (int64_t)c->index_heads * c->index_dim, c->q_lora, l->m->numerics,
+                    &layer->index_q);
+    if (!s)
+        s = load_matrix(l, "self_attn.indexer.wk", c->index_dim, c->hidden, l->m->numerics, &layer->index_k);
+    if (!s)
+        s = load_vector(l, "self_attn.indexer.k_norm.weight", c->index_dim, &layer->index_norm);
+    if (!s)
+        s = load_vector(l, "self_attn.indexer.k_norm.bias", c->index_dim, &layer->index_norm_bias);
+    if (!s)
+        s = load_index_weights(l, layer);
     return s;
 }
 
@@ -290,18 +294,24 @@ static enum status load_attention(struct loader *l, struct layer_weights *layer)
     int64_t q_out = (int64_t)c->heads * (c->nope + c->rope);
     enum status s;
 
-    if (c->q_lora)
-        (s = load_matrix(l, "self_attn.q_a_proj", c->q_lora, c->hidden, numerics, &layer->q_a)) ||
-            (s = load_vector(l, "self_attn.q_a_layernorm.weight", c->q_lora, &layer->q_norm)) ||
-            (s = load_matrix(l, "self_attn.q_b_proj", q_out, c->q_lora, numerics, &layer->q));
-    else
+    if (c->q_lora) {
+        s = load_matrix(l, "self_attn.q_a_proj", c->q_lora, c->hidden, numerics, &layer->q_a);
+        if (!s)
+            s = load_vector(l, "self_attn.q_a_layernorm.weight", c->q_lora, &layer->q_norm);
+        if (!s)
+            s = load_matrix(l, "self_attn.q_b_proj", q_out, c->q_lora, numerics, &layer->q);
+    } else {
         s = load_matrix(l, "self_attn.q_proj", q_out, c->hidden, numerics, &layer->q);
+    }
     if (s)
         return s;
-    (s = load_matrix(l, "self_attn.kv_a_proj_with_mqa", c->latent + c->rope, c->hidden, numerics, &layer->kv_a)) ||
-        (s = load_vector(l, "self_attn.kv_a_layernorm.weight", c->latent, &layer->kv_norm)) ||
-        (s = load_kv_b(l, layer)) ||
-        (s = load_matrix(l, "self_attn.o_proj", c->hidden, (int64_t)c->heads * c->value, numerics, &layer->o));
+    s = load_matrix(l, "self_attn.kv_a_proj_with_mqa", c->latent + c->rope, c->hidden, numerics, &layer->kv_a);
+    if (!s)
+        s = load_vector(l, "self_attn.kv_a_layernorm.weight", c->latent, &layer->kv_norm);
+    if (!s)
+        s = load_kv_b(l, layer);
+    if (!s)
+        s = load_matrix(l, "self_attn.o_proj", c->hidden, (int64_t)c->heads * c->value, numerics, &layer->o);
     return s;
 }
 
@@ -441,9 +451,13 @@ enum status model_open(const char *model_dir, const struct model_config *config,
     model->layer = calloc((size_t)config->layers, sizeof *model->layer);
     if (!model->layer)
         return error_set(err, STATUS_NO_MEMORY, "no memory for %d layers", config->layers);
-    (s = load_embedding(&l)) || (s = load_vector(&l, "model.norm.weight", config->hidden, &model->final_norm)) ||
-        (s = load_matrix(&l, head, config->vocab, config->hidden, NUMERICS_PLAIN, &model->head)) ||
-        (s = make_rope_table(&l));
+    s = load_embedding(&l);
+    if (!s)
+        s = load_vector(&l, "model.norm.weight", config->hidden, &model->final_norm);
+    if (!s)
+        s = load_matrix(&l, head, config->vocab, config->hidden, NUMERICS_PLAIN, &model->head);
+    if (!s)
+        s = make_rope_table(&l);
     for (int i = 0; i < config->layers && !s; i++) {
         if (progress)
             progress(progress_context, "loading", i, config->layers);

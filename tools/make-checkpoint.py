@@ -33,9 +33,12 @@ FAMILIES = {
     "v2lite": ("DeepseekV2ForCausalLM", "deepseek_v2", dict(q_lora=0, yarn=1, shared=2)),
     "glm4lite": ("Glm4MoeLiteForCausalLM", "glm4_moe_lite", dict(q_lora=96, nope=48, v=64, theta=1000000.0)),
 }
-SPECIALS = ["<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>", "<think>", "</think>",
-            "[gMASK]", "<sop>", "<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>",
-            "<|bos|>", "<|eos|>", "<|question|>", "<|answer|>", "<|block|>", "<|title|>", "<|text|>"]
+# The added tokens of each prompt style: ids 256, 257, …  The second is the one that ends an answer.
+CHAT_TOKENS = ["<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>", "<think>", "</think>",
+               "[gMASK]", "<sop>", "<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>"]
+READER_TOKENS = ["<|pad|>", "<|end|>", "<|question|>", "<|summarise|>", "<|doc|>",
+                 *(f"<|rank{i}|>" for i in range(1, 10)), "<|title|>", "<|text|>", "<|answer|>", "<|open|>",
+                 "<|close|>", "<|none|>"]
 
 
 def fnv1a(text):
@@ -245,6 +248,8 @@ def config_json(c):
     else:
         config["rope_theta"] = c.theta
         config["rope_scaling"] = dict(yarn, type="yarn") if c.yarn else None
+    if c.prompt_style:
+        config["dsa_prompt_style"] = c.prompt_style
     if c.dtype == "fp8":
         config["quantization_config"] = {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic",
                                          "weight_block_size": [BLOCK, BLOCK], "scale_fmt": "ue8m0"}
@@ -262,12 +267,16 @@ def byte_alphabet():
     return table
 
 
-def tokenizer_json():
+def added_tokens(c):
+    return READER_TOKENS if c.prompt_style == "reader" else CHAT_TOKENS
+
+
+def tokenizer_json(c):
     alphabet = byte_alphabet()
     return {
         "version": "1.0", "truncation": None, "padding": None, "normalizer": None,
         "added_tokens": [{"id": 256 + i, "content": s, "single_word": False, "lstrip": False, "rstrip": False,
-                          "normalized": False, "special": True} for i, s in enumerate(SPECIALS)],
+                          "normalized": False, "special": True} for i, s in enumerate(added_tokens(c))],
         "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
         "post_processor": None,
         "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
@@ -284,6 +293,7 @@ def parse():
     p.add_argument("--dtype", choices=["f32", "bf16", "fp8"], default="fp8")
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--shard-mib", type=int, default=1024)
+    p.add_argument("--prompt-style", choices=["reader"], help="the reader's special tokens, for quote mode")
     p.add_argument("--theta", type=float, default=10000.0)
     p.add_argument("--residual", type=float, default=0.1, help="factor on o_proj and down_proj")
     p.add_argument("--indexer-types", help="comma-separated full/shared, one a layer (glm5)")
@@ -297,8 +307,8 @@ def parse():
     c.types = c.indexer_types.split(",") if c.indexer_types else ["full"] * c.layers
     if len(c.types) != c.layers or set(c.types) - {"full", "shared"} or c.types[0] != "full":
         p.error("--indexer-types needs one of full, shared for every layer, the first one full")
-    if c.vocab < 256 + len(SPECIALS):
-        p.error(f"--vocab must be at least {256 + len(SPECIALS)}")
+    if c.vocab < 256 + len(added_tokens(c)):
+        p.error(f"--vocab must be at least {256 + len(added_tokens(c))}")
     if c.index_heads and not c.q_lora:
         p.error("an indexer needs q_lora")
     return c
@@ -308,7 +318,7 @@ def main():
     c = parse()
     os.makedirs(c.out, exist_ok=True)
     write_weights(c, c.out)
-    for name, content in (("config.json", config_json(c)), ("tokenizer.json", tokenizer_json())):
+    for name, content in (("config.json", config_json(c)), ("tokenizer.json", tokenizer_json(c))):
         with open(os.path.join(c.out, name), "w", encoding="utf-8") as f:
             json.dump(content, f, ensure_ascii=False, indent=1)
             f.write("\n")

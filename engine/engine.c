@@ -1,0 +1,296 @@
+/* engine.c: opening and closing a model on a device, and the plain forward pass. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/engine_impl.h"
+
+enum { DEFAULT_PREFILL_CHUNK = 512, MAX_PREFILL_CHUNK = 65536 };
+static const int64_t default_disk_cache_bytes = (int64_t)8 << 30;
+
+/* Bump when the meaning of a cached page's bytes changes: saved prefixes of older programs are then not found. */
+static const char cache_format[] = "dsa-kv-1";
+
+static void put_hash(void *hasher, const void *bytes, size_t len)
+{
+    hasher_put(hasher, bytes, len);
+}
+
+static void put_file(struct hasher *h, const char *dir, const char *name)
+{
+    unsigned char block[4096];
+    char path[4096];
+    FILE *file;
+    size_t n;
+
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    file = fopen(path, "rb");
+    if (!file)
+        return;
+    while ((n = fread(block, 1, sizeof block, file)) > 0)
+        hasher_put(h, block, n);
+    fclose(file);
+}
+
+static void hash_model(struct engine *e, const char *dir, bool plain)
+{
+    const char *description = e->description, *end = strstr(description, " thread");
+    struct hash256 model;
+    struct hasher h;
+
+    hasher_init(&h, 0);
+    put_file(&h, dir, "config.json");
+    put_file(&h, dir, "tokenizer.json");
+    safetensors_digest(e->model.files, put_hash, &h);
+    model = hasher_finish(&h);
+    hash_hex(&model, e->model_hash);
+
+    /* The number of threads changes no result: "cpu avx512 2 threads" counts as "cpu avx512". */
+    while (end && end > description && end[-1] >= '0' && end[-1] <= '9')
+        end--;
+    hasher_init(&h, 1);
+    hasher_put(&h, &model, sizeof model);
+    hasher_put(&h, cache_format, sizeof cache_format);
+    hasher_put(&h, plain ? "plain" : "fp8", plain ? 5 : 3);
+    hasher_put(&h, description, end ? (size_t)(end - description) : strlen(description));
+    e->root_key = hasher_finish(&h);
+}
+
+static enum status open_backend(struct engine *e, const struct engine_options *o, struct error *err)
+{
+    struct ops_options options = {.backend = o->backend, .threads = o->threads};
+    enum status s;
+
+    if (o->backend)
+        return ops_open(&options, &e->ops, err);
+    options.backend = "cuda";
+    s = ops_open(&options, &e->ops, NULL);
+    if (!s)
+        return s;
+    options.backend = "cpu";
+    return ops_open(&options, &e->ops, err);
+}
+
+static enum status make_room(struct engine *e, const struct engine_options *o, struct error *err)
+{
+    int64_t kv_tokens = o->kv_tokens ? o->kv_tokens : e->config.window;
+    int64_t pages = (kv_tokens + CACHE_PAGE_TOKENS - 1) / CACHE_PAGE_TOKENS;
+    int64_t logit_rows = LOGIT_BUDGET_BYTES / ((int64_t)e->config.vocab * (int64_t)sizeof(float));
+    enum status s;
+
+    e->prefill_chunk = o->prefill_chunk ? o->prefill_chunk : DEFAULT_PREFILL_CHUNK;
+    e->max_rows = e->prefill_chunk + MAX_DECODE_ROWS;
+    e->max_logit_rows = logit_rows < 1 ? 1 : logit_rows < e->max_rows ? (int)logit_rows : e->max_rows;
+    s = kv_cache_create(e->ops, &e->config, e->model.numerics, pages, &e->cache, err);
+    if (s)
+        return s;
+    s = forward_create(&e->model, e->cache, e->max_rows, e->max_logit_rows, &e->forward, err);
+    if (s)
+        return s;
+    e->token = calloc((size_t)e->max_rows, sizeof *e->token);
+    e->position = calloc((size_t)e->max_rows, sizeof *e->position);
+    e->slot = calloc((size_t)e->max_rows, sizeof *e->slot);
+    e->row_sequence = calloc((size_t)e->max_rows, sizeof *e->row_sequence);
+    e->logits = malloc((size_t)e->max_logit_rows * (size_t)e->config.vocab * sizeof *e->logits);
+    if (!e->token || !e->position || !e->slot || !e->row_sequence || !e->logits)
+        return error_set(err, STATUS_NO_MEMORY, "no memory for passes of %d rows", e->max_rows);
+    return STATUS_OK;
+}
+
+static enum status open_prefix_cache(struct engine *e, const struct engine_options *o, struct error *err)
+{
+    int64_t most = o->disk_cache_bytes ? o->disk_cache_bytes : default_disk_cache_bytes;
+
+    if (!o->cache_dir)
+        return STATUS_OK;
+    return prefix_cache_open(o->cache_dir, most, kv_cache_page_bytes(e->cache), &e->prefix, err);
+}
+
+static void fill_info(struct engine *e)
+{
+    e->info = (struct engine_info){.architecture = e->config.architecture,
+                                   .backend = e->description,
+                                   .prompt_style = e->config.prompt_style,
+                                   .vocab_size = e->config.vocab,
+                                   .layers = e->config.layers,
+                                   .index_topk = e->config.index_topk,
+                                   .window_tokens = e->config.window,
+                                   .kv_tokens = kv_cache_pages(e->cache) * CACHE_PAGE_TOKENS,
+                                   .parameter_count = e->model.parameter_count,
+                                   .weight_bytes = safetensors_bytes(e->model.files),
+                                   .cache_bytes = kv_cache_bytes(e->cache),
+                                   .model_hash = e->model_hash,
+                                   .random_weights = e->config.random_weights};
+}
+
+static enum status check_options(const struct engine_options *o, struct error *err)
+{
+    if (!o->model_dir)
+        return error_set(err, STATUS_BAD_INPUT, "no model directory is given");
+    if (o->prefill_chunk < 0 || o->prefill_chunk > MAX_PREFILL_CHUNK)
+        return error_set(err, STATUS_BAD_INPUT, "a prefill chunk of %d tokens is out of range (1 to %d)",
+                         o->prefill_chunk, MAX_PREFILL_CHUNK);
+    if (o->kv_tokens < 0 || o->disk_cache_bytes < 0)
+        return error_set(err, STATUS_BAD_INPUT, "cache sizes must not be negative");
+    return STATUS_OK;
+}
+
+enum status engine_open(const struct engine_options *o, struct engine **engine, struct error *err)
+{
+    struct engine *e = NULL;
+    char path[4096];
+    enum status s = check_options(o, err);
+
+    if (s)
+        return s;
+    e = calloc(1, sizeof *e);
+    if (!e)
+        return error_set(err, STATUS_NO_MEMORY, "out of memory");
+    s = model_config_load(o->model_dir, &e->config, err);
+    if (s)
+        goto fail;
+    if (o->kv_tokens && o->kv_tokens < e->config.window)
+        e->config.window = o->kv_tokens; /* no sequence can be longer, nor needs a longer rotary table */
+    snprintf(path, sizeof path, "%s/tokenizer.json", o->model_dir);
+    s = tokenizer_open(path, &e->tokenizer, err);
+    if (!s)
+        s = open_backend(e, o, err);
+    if (s)
+        goto fail;
+    if (tokenizer_vocab_size(e->tokenizer) > e->config.vocab) {
+        s = error_set(err, STATUS_BAD_INPUT, "'%s' has ids up to %d, config.json a vocab_size of %d", path,
+                      tokenizer_vocab_size(e->tokenizer) - 1, e->config.vocab);
+        goto fail;
+    }
+    s = quote_vocab_create(e->tokenizer, &e->quote_vocab, err);
+    if (s && s != STATUS_UNSUPPORTED)
+        goto fail;
+    e->description = strdup(ops_description(e->ops));
+    if (!e->description) {
+        s = error_set(err, STATUS_NO_MEMORY, "out of memory");
+        goto fail;
+    }
+    s = model_open(o->model_dir, &e->config, e->ops, o->plain, o->progress, o->progress_context, &e->model, err);
+    if (s)
+        goto fail;
+    hash_model(e, o->model_dir, o->plain);
+    s = make_room(e, o, err);
+    if (!s)
+        s = open_prefix_cache(e, o, err);
+    if (s)
+        goto fail;
+    fill_info(e);
+    *engine = e;
+    return STATUS_OK;
+
+fail:
+    engine_close(e);
+    return s;
+}
+
+void engine_close(struct engine *e)
+{
+    if (!e)
+        return;
+    while (e->sequences.count)
+        sequence_destroy(e->sequences.items[e->sequences.count - 1]);
+    vec_finish(&e->sequences);
+    vec_finish(&e->owners);
+    vec_finish(&e->page_table);
+    free(e->token);
+    free(e->position);
+    free(e->slot);
+    free(e->row_sequence);
+    free(e->logits);
+    prefix_cache_close(e->prefix);
+    forward_destroy(e->forward);
+    kv_cache_destroy(e->cache);
+    model_close(&e->model);
+    quote_vocab_destroy(e->quote_vocab);
+    tokenizer_close(e->tokenizer);
+    free(e->description);
+    ops_close(e->ops);
+    free(e);
+}
+
+const struct engine_info *engine_info(const struct engine *e)
+{
+    return &e->info;
+}
+
+const struct tokenizer *engine_tokenizer(const struct engine *e)
+{
+    return e->tokenizer;
+}
+
+const struct quote_vocab *engine_quote_vocab(const struct engine *e)
+{
+    return e->quote_vocab;
+}
+
+/* --- The plain forward pass ---------------------------------------------------------------------------------- */
+
+static enum status run_logits(struct engine *e, const int32_t *tokens, size_t count, const int32_t *page,
+                              const struct forward_trace *trace, float *logits, struct error *err)
+{
+    size_t chunk = (size_t)(e->prefill_chunk < e->max_logit_rows ? e->prefill_chunk : e->max_logit_rows);
+    size_t pages = (count + CACHE_PAGE_TOKENS - 1) / CACHE_PAGE_TOKENS;
+
+    for (size_t start = 0; start < count; start += chunk) {
+        size_t rows = count - start < chunk ? count - start : chunk;
+        struct forward_batch b = {.rows = (int)rows, .token = e->token, .position = e->position, .slot = e->slot,
+                                  .sequence = e->row_sequence, .page_table = page, .sequences = 1,
+                                  .pages = (int)pages, .logit_rows = (int)rows, .trace = trace};
+        enum status s;
+
+        for (size_t i = 0; i < rows; i++) {
+            size_t position = start + i;
+
+            e->token[i] = tokens[position];
+            e->position[i] = (int32_t)position;
+            e->slot[i] = page[position / CACHE_PAGE_TOKENS] * CACHE_PAGE_TOKENS +
+                         (int32_t)(position % CACHE_PAGE_TOKENS);
+            e->row_sequence[i] = 0;
+        }
+        s = forward_run(e->forward, &b, logits + start * (size_t)e->config.vocab, err);
+        if (s)
+            return s;
+    }
+    return STATUS_OK;
+}
+
+enum status engine_logits_traced(struct engine *e, const int32_t *tokens, size_t count, float *logits,
+                                 const struct forward_trace *trace, struct error *err)
+{
+    size_t pages = (count + CACHE_PAGE_TOKENS - 1) / CACHE_PAGE_TOKENS;
+    int32_t *page;
+    enum status s;
+
+    if (count == 0 || count > (size_t)e->info.window_tokens)
+        return error_set(err, STATUS_LIMIT, "%zu tokens are outside the window of 1 to %lld", count,
+                         (long long)e->info.window_tokens);
+    for (size_t i = 0; i < count; i++) {
+        if (tokens[i] < 0 || tokens[i] >= e->config.vocab)
+            return error_set(err, STATUS_BAD_INPUT, "token %zu is %d, outside the vocabulary of %d", i, tokens[i],
+                             e->config.vocab);
+    }
+    page = malloc(pages * sizeof *page);
+    if (!page)
+        return error_set(err, STATUS_NO_MEMORY, "out of memory");
+    if (!kv_cache_reserve(e->cache, (int64_t)pages)) {
+        free(page);
+        return error_set(err, STATUS_BUSY, "the caches are full of admitted work");
+    }
+    for (size_t i = 0; i < pages; i++)
+        page[i] = kv_cache_take(e->cache);
+    s = run_logits(e, tokens, count, page, trace, logits, err);
+    for (size_t i = 0; i < pages; i++)
+        kv_cache_unref(e->cache, page[i]);
+    free(page);
+    return s;
+}
+
+enum status engine_logits(struct engine *e, const int32_t *tokens, size_t count, float *logits, struct error *err)
+{
+    return engine_logits_traced(e, tokens, count, logits, NULL, err);
+}

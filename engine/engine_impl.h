@@ -1,0 +1,105 @@
+/* engine/engine_impl.h: what engine.c, scheduler.c and sequence.c share. */
+#ifndef ENGINE_ENGINE_IMPL_H
+#define ENGINE_ENGINE_IMPL_H
+
+#include <stdatomic.h>
+
+#include "base/buf.h"
+#include "base/vec.h"
+#include "engine/engine.h"
+#include "engine/model.h"
+#include "engine/prefix_cache.h"
+
+enum {
+    MAX_LIVE_SEQUENCES = 4096,
+    MAX_DECODE_ROWS = 128,          /* decoding sequences stepped at once; more take turns */
+    LOGIT_BUDGET_BYTES = 64 << 20,  /* logits held at once, whatever the vocabulary */
+    MAX_STOPS = 64,
+    MAX_STOP_BYTES = 1024,
+    MAX_TEXT_BYTES = 64 << 20
+};
+
+/* Tokens served to one owner, in each class, while it has work: the scheduler takes the least served next. */
+struct owner {
+    uint64_t id;
+    uint64_t served[2]; /* by class */
+    size_t sequences;
+};
+
+struct engine {
+    struct engine_info info;
+    struct model_config config;
+    struct ops *ops;
+    struct model model;
+    struct tokenizer *tokenizer;
+    struct quote_vocab *quote_vocab; /* NULL where the tokenizer cannot quote */
+    struct kv_cache *cache;
+    struct prefix_cache *prefix;     /* NULL without cache_dir */
+    struct forward *forward;
+    struct hash256 root_key;         /* stands for "no tokens before": model, numerics, backend, cache format */
+    char model_hash[HASH_HEX_BYTES];
+    char *description;
+    int prefill_chunk, max_rows, max_logit_rows;
+
+    VEC(struct sequence *) sequences; /* alive, in order of creation */
+    VEC(struct owner) owners;
+    uint64_t turn; /* counts steps */
+
+    /* The next pass, host side; sized for max_rows. */
+    int32_t *token, *position, *slot, *row_sequence;
+    VEC(int32_t) page_table;
+    float *logits;
+};
+
+struct sequence {
+    struct engine *engine;
+    enum sequence_class class;
+    uint64_t owner;
+    atomic_bool cancelled;
+    struct sequence_status status;
+    char error[ERROR_MESSAGE_BYTES];
+
+    /* The timeline: prompt, then output. `done` positions are in the caches. */
+    VEC(int32_t) timeline;
+    size_t prompt_count, done;
+    int32_t *forced;
+    size_t forced_count;
+    VEC(int32_t) pages;
+    int64_t reserved;         /* pages promised and not yet taken */
+    struct hash256 seal_key;  /* key of the last sealed page, or the root */
+    size_t sealed;            /* pages sealed */
+    uint64_t last_turn;
+
+    struct sampler *sampler;
+    struct quote *quote;
+    size_t max_tokens;
+    int32_t *stop_id;
+    size_t stop_id_count;
+    char **stop_string;
+    size_t stop_string_count;
+    bool logprobs;
+
+    VEC(struct sequence_token) output;
+    struct decoder decoder;
+    struct buf text;
+    size_t text_shown; /* what sequence_text() may show: nothing that could still become a stop string */
+};
+
+/* sequence.c. Takes the next output token of a decoding sequence from its row of logits (or, where one is left, from
+ * the forced ones) and ends the sequence where that token says so. */
+enum status sequence_advance(struct sequence *sequence, const float *logits, struct error *err) MUST_CHECK;
+void sequence_end(struct sequence *sequence, enum sequence_reason reason); /* gives its pages back */
+void sequence_fail(struct sequence *sequence, const char *message);
+bool sequence_alive(const struct sequence *sequence);
+/* Positions that can be computed before the next token must be chosen. */
+size_t sequence_ready(const struct sequence *sequence);
+
+/* engine.c: engine_logits() with the passes watched; for tests and dsa-logits. */
+enum status engine_logits_traced(struct engine *engine, const int32_t *tokens, size_t count, float *logits,
+                                 const struct forward_trace *trace, struct error *err) MUST_CHECK;
+
+/* scheduler.c */
+enum status scheduler_owner_add(struct engine *engine, uint64_t id) MUST_CHECK;
+void scheduler_owner_remove(struct engine *engine, uint64_t id);
+
+#endif

@@ -1,0 +1,310 @@
+/* scheduler.c: what the next pass computes.
+ *
+ *   1. cancelled sequences end
+ *   2. while an interactive sequence is alive, only interactive ones are stepped: batch work stays parked between two
+ *      passes, with its pages, and goes on where it stood
+ *   3. every decoding sequence gets its next row (at most MAX_DECODE_ROWS; those that waited longest first)
+ *   4. what is left of prefill_chunk goes to prompts, the least served owner's oldest first
+ *
+ * Rows that need logits come first in the pass, so that the head runs over one block of rows. The order of rows and
+ * the cut into passes change nothing in any result (kernels/ops.h, "Determinism"). */
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "engine/engine_impl.h"
+
+/* A sequence's share of a pass: `count` positions from its `done` on. */
+struct share {
+    struct sequence *sequence;
+    size_t count;
+    bool wants_logits, prefill;
+};
+
+struct plan {
+    VEC(struct share) shares;
+    int rows, logit_rows;
+};
+
+/* --- Owners ----------------------------------------------------------------------------------------------------- */
+
+static struct owner *find_owner(struct engine *e, uint64_t id)
+{
+    for (size_t i = 0; i < e->owners.count; i++) {
+        if (e->owners.items[i].id == id)
+            return &e->owners.items[i];
+    }
+    return NULL;
+}
+
+/* A newcomer starts level with the least served: it has no credit for the time before it came. */
+enum status scheduler_owner_add(struct engine *e, uint64_t id)
+{
+    struct owner *owner = find_owner(e, id), fresh = {.id = id};
+
+    if (!owner) {
+        if (vec_reserve(&e->owners, 1))
+            return STATUS_NO_MEMORY;
+        for (int class = 0; class < 2; class++) {
+            for (size_t i = 0; i < e->owners.count; i++) {
+                uint64_t served = e->owners.items[i].served[class];
+
+                fresh.served[class] = i == 0 || served < fresh.served[class] ? served : fresh.served[class];
+            }
+        }
+        e->owners.items[e->owners.count++] = fresh;
+        owner = &e->owners.items[e->owners.count - 1];
+    }
+    owner->sequences++;
+    return STATUS_OK;
+}
+
+void scheduler_owner_remove(struct engine *e, uint64_t id)
+{
+    struct owner *owner = find_owner(e, id);
+
+    if (owner && --owner->sequences == 0)
+        *owner = e->owners.items[--e->owners.count];
+}
+
+/* --- The plan --------------------------------------------------------------------------------------------------- */
+
+static void end_cancelled(struct engine *e, bool *worked)
+{
+    for (size_t i = 0; i < e->sequences.count; i++) {
+        struct sequence *q = e->sequences.items[i];
+
+        if (sequence_alive(q) && atomic_load(&q->cancelled)) {
+            sequence_end(q, REASON_CANCELLED);
+            *worked = true;
+        }
+    }
+}
+
+static bool any_interactive(const struct engine *e)
+{
+    for (size_t i = 0; i < e->sequences.count; i++) {
+        if (sequence_alive(e->sequences.items[i]) && e->sequences.items[i]->class == SEQUENCE_INTERACTIVE)
+            return true;
+    }
+    return false;
+}
+
+static bool planned(const struct plan *plan, const struct sequence *q)
+{
+    for (size_t i = 0; i < plan->shares.count; i++) {
+        if (plan->shares.items[i].sequence == q)
+            return true;
+    }
+    return false;
+}
+
+static enum status add_share(struct engine *e, struct plan *plan, struct sequence *q, size_t count, bool wants_logits,
+                             bool prefill)
+{
+    if (vec_reserve(&plan->shares, 1))
+        return STATUS_NO_MEMORY;
+    plan->shares.items[plan->shares.count++] = (struct share){q, count, wants_logits, prefill};
+    plan->rows += (int)count;
+    plan->logit_rows += wants_logits;
+    find_owner(e, q->owner)->served[q->class] += count;
+    q->last_turn = e->turn;
+    return STATUS_OK;
+}
+
+static bool decoding(const struct sequence *q, enum sequence_class class)
+{
+    return sequence_alive(q) && q->class == class && q->status.state == SEQUENCE_DECODE;
+}
+
+static enum status plan_decode(struct engine *e, struct plan *plan, enum sequence_class class)
+{
+    int cap = e->max_logit_rows < MAX_DECODE_ROWS ? e->max_logit_rows : MAX_DECODE_ROWS;
+
+    while (plan->logit_rows < cap) {
+        struct sequence *next = NULL;
+
+        for (size_t i = 0; i < e->sequences.count; i++) {
+            struct sequence *q = e->sequences.items[i];
+
+            if (decoding(q, class) && q->last_turn != e->turn && (!next || q->last_turn < next->last_turn))
+                next = q;
+        }
+        if (!next)
+            break;
+        if (add_share(e, plan, next, 1, true, false))
+            return STATUS_NO_MEMORY;
+    }
+    return STATUS_OK;
+}
+
+static enum status plan_prefill(struct engine *e, struct plan *plan, enum sequence_class class)
+{
+    size_t budget = (size_t)e->prefill_chunk;
+
+    while (budget > 0) {
+        struct sequence *next = NULL;
+        uint64_t least = 0;
+        size_t count;
+        bool last;
+
+        for (size_t i = 0; i < e->sequences.count; i++) {
+            struct sequence *q = e->sequences.items[i];
+            uint64_t served;
+
+            if (!sequence_alive(q) || q->class != class || q->status.state == SEQUENCE_DECODE || planned(plan, q))
+                continue;
+            served = find_owner(e, q->owner)->served[class];
+            if (!next || served < least) {
+                next = q;
+                least = served;
+            }
+        }
+        if (!next)
+            break;
+        count = sequence_ready(next) < budget ? sequence_ready(next) : budget;
+        last = count == sequence_ready(next);
+        if (last && plan->logit_rows == e->max_logit_rows) { /* its last row waits for the next pass */
+            last = false;
+            if (--count == 0)
+                break;
+        }
+        if (add_share(e, plan, next, count, last, true))
+            return STATUS_NO_MEMORY;
+        budget -= count;
+    }
+    return STATUS_OK;
+}
+
+/* --- The pass ----------------------------------------------------------------------------------------------------- */
+
+static void put_row(struct engine *e, int row, const struct share *share, size_t index, size_t position)
+{
+    const struct sequence *q = share->sequence;
+
+    e->token[row] = q->timeline.items[position];
+    e->position[row] = (int32_t)position;
+    e->slot[row] = q->pages.items[position / CACHE_PAGE_TOKENS] * CACHE_PAGE_TOKENS +
+                   (int32_t)(position % CACHE_PAGE_TOKENS);
+    e->row_sequence[row] = (int32_t)index;
+}
+
+static enum status lay_out(struct engine *e, const struct plan *plan, struct forward_batch *b)
+{
+    size_t pages = 1, shares = plan->shares.count;
+    int first = 0, rest = plan->logit_rows;
+
+    for (size_t i = 0; i < shares; i++) {
+        struct sequence *q = plan->shares.items[i].sequence;
+
+        while (q->pages.count * CACHE_PAGE_TOKENS < q->done + plan->shares.items[i].count) {
+            assert(q->reserved > 0);
+            q->pages.items[q->pages.count++] = kv_cache_take(e->cache);
+            q->reserved--;
+        }
+        if (q->pages.count > pages)
+            pages = q->pages.count;
+    }
+    e->page_table.count = 0;
+    if (vec_reserve(&e->page_table, shares * pages))
+        return STATUS_NO_MEMORY;
+    memset(e->page_table.items, 0xFF, shares * pages * sizeof *e->page_table.items); /* -1: unused */
+    for (size_t i = 0; i < shares; i++) {
+        const struct share *share = &plan->shares.items[i];
+        const struct sequence *q = share->sequence;
+        size_t plain = share->count - share->wants_logits;
+
+        memcpy(e->page_table.items + i * pages, q->pages.items, q->pages.count * sizeof *q->pages.items);
+        for (size_t j = 0; j < plain; j++)
+            put_row(e, rest++, share, i, q->done + j);
+        if (share->wants_logits)
+            put_row(e, first++, share, i, q->done + plain);
+    }
+    *b = (struct forward_batch){.rows = plan->rows, .token = e->token, .position = e->position, .slot = e->slot,
+                                .sequence = e->row_sequence, .page_table = e->page_table.items,
+                                .sequences = (int)shares, .pages = (int)pages, .logit_rows = plan->logit_rows};
+    return STATUS_OK;
+}
+
+/* Makes the pages findable that this pass completed; those of the prompt are kept on disk too. */
+static void seal_pages(struct sequence *q)
+{
+    struct engine *e = q->engine;
+
+    while ((q->sealed + 1) * CACHE_PAGE_TOKENS <= q->done) {
+        const int32_t *tokens = q->timeline.items + q->sealed * CACHE_PAGE_TOKENS;
+        int32_t page = q->pages.items[q->sealed];
+
+        q->seal_key = kv_cache_key(&q->seal_key, tokens);
+        q->sealed++;
+        kv_cache_seal(e->cache, page, &q->seal_key, tokens);
+        if (e->prefix && q->sealed * CACHE_PAGE_TOKENS <= q->prompt_count && prefix_cache_wants(e->prefix, &q->seal_key)) {
+            void *bytes = malloc((size_t)kv_cache_page_bytes(e->cache));
+
+            if (bytes && !kv_cache_save_page(e->cache, page, bytes))
+                prefix_cache_save(e->prefix, &q->seal_key, tokens, bytes);
+            free(bytes);
+        }
+    }
+}
+
+static void settle(struct engine *e, const struct plan *plan, int64_t spent_ns)
+{
+    int logit_row = 0;
+
+    for (size_t i = 0; i < plan->shares.count; i++) {
+        const struct share *share = &plan->shares.items[i];
+        struct sequence *q = share->sequence;
+        struct error err = {0};
+
+        q->done += share->count;
+        q->status.prompt_done = q->done < q->prompt_count ? q->done : q->prompt_count;
+        *(share->prefill ? &q->status.prefill_ns : &q->status.decode_ns) += spent_ns;
+        seal_pages(q);
+        if (!share->wants_logits) {
+            q->status.state = SEQUENCE_PREFILL;
+            continue;
+        }
+        q->status.state = SEQUENCE_DECODE;
+        if (sequence_advance(q, e->logits + (size_t)logit_row * (size_t)e->config.vocab, &err))
+            sequence_fail(q, err.message);
+        logit_row++;
+    }
+}
+
+enum status engine_step(struct engine *e, bool *worked, struct error *err)
+{
+    struct plan plan = {0};
+    struct forward_batch batch;
+    enum sequence_class class;
+    int64_t start;
+    enum status s;
+
+    *worked = false;
+    e->turn++;
+    end_cancelled(e, worked);
+    class = any_interactive(e) ? SEQUENCE_INTERACTIVE : SEQUENCE_BATCH;
+    s = plan_decode(e, &plan, class);
+    if (!s)
+        s = plan_prefill(e, &plan, class);
+    if (s) {
+        error_set(err, s, "out of memory");
+        goto out;
+    }
+    if (plan.rows == 0)
+        goto out;
+    *worked = true;
+    s = lay_out(e, &plan, &batch);
+    if (s) {
+        error_set(err, s, "out of memory");
+        goto out;
+    }
+    start = clock_monotonic_ns();
+    s = forward_run(e->forward, &batch, e->logits, err);
+    if (!s)
+        settle(e, &plan, clock_monotonic_ns() - start);
+out:
+    vec_finish(&plan.shares);
+    return s;
+}
