@@ -54,13 +54,13 @@ const struct tokenizer *engine_tokenizer(const struct engine *engine);
 /* For quote_index_create(), on any thread. NULL where the tokenizer has no token for some byte: no quote mode. */
 const struct quote_vocab *engine_quote_vocab(const struct engine *engine);
 
-/* --- Plain forward pass, for tools and tests ---------------------------------------------------------- */
+/* --- Plain forward pass, for tools and tests ----------------------------------------------------------------------- */
 
 /* Logits F32 [count, V] of every position of one prompt, row-major, from empty caches. */
 enum status engine_logits(struct engine *engine, const int32_t *tokens, size_t count, float *logits,
                           struct error *err) MUST_CHECK;
 
-/* --- Sequences ------------------------------------------------------------------------------------------ */
+/* --- Sequences ----------------------------------------------------------------------------------------------------- */
 
 enum sequence_class { SEQUENCE_INTERACTIVE, SEQUENCE_BATCH };
 
@@ -120,8 +120,9 @@ const char *sequence_error(const struct sequence *sequence);
 
 /* One step: at most prefill_chunk tokens of prefill and one token for every decoding sequence (128 at most, in turn).
  * While interactive sequences are there batch ones are parked: they keep their pages and go on later. Inside a class
- * the owner who was served the fewest tokens comes first. *worked is false when there was nothing to do. A failure of one sequence ends that sequence alone
- * (REASON_FAILED); the status returned is for the engine as a whole (a lost device). */
+ * the owner who was served the fewest tokens comes first. *worked is false when there was nothing to do. A failure of
+ * one sequence ends that sequence alone (REASON_FAILED); the status returned is for the engine as a whole (a lost
+ * device). */
 enum status engine_step(struct engine *engine, bool *worked, struct error *err) MUST_CHECK;
 
 #endif
