@@ -6,26 +6,9 @@
  *   warp w scores heads 2w, 2w+1 (lane = record); then every thread owns dims tid, tid + 256, … of the output
  *   for all 16 heads. A running maximum per head is carried from tile to tile; empty rows give 0 and +inf.
  * Bound by F32 multiply-adds and shared-memory reads; the wgmma form is README, "What is next". */
-#include "kernels/cuda/device.cuh"
-#include "kernels/cuda/impl.cuh"
+#include "kernels/cuda/attention.cuh"
 
 enum { HEAD_TILE = 16, RECORD_TILE = 32, ATTENTION_THREADS = 256, HEADS_PER_WARP = 2 };
-
-struct attention_view {
-    const float *q_latent, *q_pe;
-    int64_t q_row_stride, q_head_stride, pe_row_stride, pe_head_stride;
-    const int32_t *selected; /* NULL: dense */
-    int64_t selected_stride;
-    int selected_count;
-    const int32_t *sequence, *visible, *page_table;
-    int64_t page_table_stride;
-    const uint8_t *pool;
-    int record_bytes, H, Dv, Dr, head_tiles;
-    bool plain;
-    float scale;
-    float *out, *lse;
-    int64_t out_row_stride, out_head_stride, lse_stride;
-};
 
 static __device__ __forceinline__ float record_value(const uint8_t *record, int d, int Dv, bool plain)
 {
@@ -196,6 +179,8 @@ enum status cuda_attention(struct ops *ops, const struct ops_attention_args *arg
     v.lse = args->lse ? (float *)args->lse->data : NULL;
     v.lse_stride = args->lse ? args->lse->strides[0] : 0;
     if (T == 0)
+        return STATUS_OK;
+    if (cuda_attention_mma(ops, &v, T) == STATUS_OK)
         return STATUS_OK;
     if (smem > backend_of(ops)->smem_per_block || T * v.head_tiles > INT32_MAX)
         return STATUS_UNSUPPORTED;

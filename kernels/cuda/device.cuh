@@ -116,6 +116,14 @@ static __device__ __forceinline__ float ue8m0_scale(float amax)
     return __uint_as_float(bits & 0x7F800000u);
 }
 
+/* Two e4m3 codes, exact in BF16. */
+static __device__ __forceinline__ float2 e4m3_pair_to_float(uint16_t pair)
+{
+    __half2_raw half = __nv_cvt_fp8x2_to_halfraw2(pair, __NV_E4M3);
+
+    return __half22float2(*(const __half2 *)&half);
+}
+
 static __device__ __forceinline__ float bf16_round(float value)
 {
     return __bfloat162float(__float2bfloat16_rn(value));

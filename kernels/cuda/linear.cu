@@ -32,9 +32,7 @@ struct product {
 
 static __device__ __forceinline__ __nv_bfloat162 e4m3_pair_to_bf16(uint16_t pair)
 {
-    __half2_raw half = __nv_cvt_fp8x2_to_halfraw2(pair, __NV_E4M3);
-
-    return __float22bfloat162_rn(__half22float2(*(const __half2 *)&half));
+    return __float22bfloat162_rn(e4m3_pair_to_float(pair));
 }
 
 /* Rows of B = w[n0 + row, k0 …], as BF16; zero beyond N and K. */

@@ -1,4 +1,5 @@
-/* mma.cuh: the matrix instruction, wrapped once.
+/* mma.cuh: matrix instructions, matrix loads and asynchronous copies, each wrapped once: PTX on the device, a
+ * model of the ISA manual's words in emulation.
  *
  * mma.sync.m16n8k16, BF16 in, F32 sums: c[16, 8] += a[16, 16] b[8, 16]ᵀ over a warp. With g = lane / 4 and
  * q = lane % 4 (PTX ISA, "Matrix Fragments for mma.m16n8k16"):
@@ -21,7 +22,78 @@ static __device__ __forceinline__ void mma_16x8x16(float (&c)[4], const uint32_t
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
+/* Four 8 x 8 matrices of 16-bit elements from shared memory. Lane l gives the address of row l % 8 of matrix
+ * l / 8; r[i] is the lane's pair of matrix i: row l / 4, columns 2 (l % 4) and the next; transposed: column l / 4,
+ * rows 2 (l % 4) and the next. */
+static __device__ __forceinline__ void ldmatrix_x4(uint32_t (&r)[4], const void *row)
+{
+    uint32_t address = (uint32_t)__cvta_generic_to_shared(row);
+
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(address)
+                 : "memory");
+}
+
+static __device__ __forceinline__ void ldmatrix_x4_trans(uint32_t (&r)[4], const void *row)
+{
+    uint32_t address = (uint32_t)__cvta_generic_to_shared(row);
+
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(address)
+                 : "memory");
+}
+
+/* 16 bytes from global to shared memory, past the registers; `valid` false writes zeros. The bytes are there
+ * for this thread after cp_async_wait_all(), for others after a barrier behind it. */
+static __device__ __forceinline__ void cp_async_16(void *shared, const void *global, bool valid)
+{
+    uint32_t address = (uint32_t)__cvta_generic_to_shared(shared);
+    int bytes = valid ? 16 : 0;
+
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(global), "r"(bytes) : "memory");
+}
+
+static __device__ __forceinline__ void cp_async_wait_all(void)
+{
+    asm volatile("cp.async.wait_all;" ::: "memory");
+}
+
 #else
+
+static inline void ldmatrix_x4_any(uint32_t (&r)[4], const void *row, bool transposed)
+{
+    const unsigned char *all = emulated_exchange(&row, sizeof row);
+    unsigned lane = threadIdx.x % WARP, g = lane / 4, q = lane % 4;
+
+    for (unsigned i = 0; i < 4; i++) {
+        uint16_t pair[2];
+
+        for (unsigned j = 0; j < 2; j++) {
+            unsigned matrix_row = transposed ? 2 * q + j : g, column = transposed ? g : 2 * q + j;
+            const uint16_t *address;
+
+            memcpy(&address, all + (8 * i + matrix_row) * EMULATED_EXCHANGE_BYTES, sizeof address);
+            pair[j] = address[column];
+        }
+        r[i] = pair[0] | (uint32_t)pair[1] << 16;
+    }
+}
+
+static inline void ldmatrix_x4(uint32_t (&r)[4], const void *row)
+{
+    ldmatrix_x4_any(r, row, false);
+}
+
+static inline void ldmatrix_x4_trans(uint32_t (&r)[4], const void *row)
+{
+    ldmatrix_x4_any(r, row, true);
+}
+
+/* Delivered as late as the rules allow: NaN bytes until the issuing thread waits. */
+#define cp_async_16(shared, global, valid) emulated_copy_begin((shared), (global), (valid) ? 16 : 0)
+#define cp_async_wait_all() emulated_copy_wait()
 
 /* Every lane shows its fragments to the warp and takes the four sums it owns, in double. */
 static inline void mma_16x8x16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2])

@@ -7,8 +7,9 @@
  * kernel's indices into cudaMalloc'ed memory (guard bytes, checked after each launch) end the process with a message.
  *
  * Emulated: grids, blocks, static and dynamic shared memory (filled with NaN patterns before each block),
- * __syncthreads, __syncwarp, shuffles, ballots, atomics on shared and global memory, mma.sync m16n8k16 on BF16.
- * Not emulated: time, caches, memory order between blocks, asynchronous copies, wgmma. The hardware is the judge. */
+ * __syncthreads, __syncwarp, shuffles, ballots, atomics on shared and global memory, mma.sync m16n8k16 on BF16,
+ * ldmatrix, cp.async (delivered at the latest moment the rules allow).
+ * Not emulated: time, caches, memory order between blocks, bulk copies, mbarriers, wgmma. The hardware judges. */
 #ifndef KERNELS_CUDA_EMULATED_CUDA_RUNTIME_H
 #define KERNELS_CUDA_EMULATED_CUDA_RUNTIME_H
 
@@ -59,6 +60,10 @@ void emulated_sync_block(void);
  * the lane's next such call. */
 const unsigned char *emulated_exchange(const void *mine, size_t bytes);
 enum { EMULATED_EXCHANGE_BYTES = 64 };
+
+/* cp.async: 16 bytes that arrive only when this thread waits; until then the destination holds NaN bytes. */
+void emulated_copy_begin(void *shared, const void *global, int bytes);
+void emulated_copy_wait(void);
 
 #define __syncthreads() emulated_sync_block()
 #define __syncwarp()    ((void)emulated_exchange(NULL, 0))
@@ -165,6 +170,6 @@ cudaError_t emulated_malloc(void **memory, size_t bytes);
 cudaError_t cudaFree(void *memory);
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind, cudaStream_t stream);
 cudaError_t cudaMemsetAsync(void *memory, int byte, size_t bytes, cudaStream_t stream);
-#define cudaFuncSetAttribute(kernel, attribute, value) ((void)(kernel), (void)(value), cudaSuccess)
+#define cudaFuncSetAttribute(kernel, attribute, value) ((void)(value), cudaSuccess)
 
 #endif

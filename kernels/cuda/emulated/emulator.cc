@@ -18,8 +18,15 @@ static const unsigned char GUARD = 0xA5;
 
 enum fiber_state { RUNNABLE, AT_BLOCK, AT_WARP, ENDED };
 
+struct copy {
+    void *shared;
+    const void *global;
+    int bytes;
+};
+
 struct fiber {
     struct emulated_thread thread; /* first: emulated_current points here */
+    std::vector<copy> copies;      /* begun, not yet waited for */
     ucontext_t context;
     enum fiber_state state;
     unsigned warp, lane;
@@ -94,9 +101,28 @@ const unsigned char *emulated_exchange(const void *mine, size_t bytes)
     return &w->values[turn][0][0];
 }
 
+void emulated_copy_begin(void *shared, const void *global, int bytes)
+{
+    if ((uintptr_t)shared % 16 || (bytes && (uintptr_t)global % 16)) {
+        fprintf(stderr, "cuda-emulated: %s: cp.async of 16 bytes is not aligned to 16\n", machine.name);
+        abort();
+    }
+    memset(shared, 0xFF, 16);
+    ((fiber *)emulated_current)->copies.push_back({shared, global, bytes});
+}
+
+void emulated_copy_wait(void)
+{
+    for (const copy &c : ((fiber *)emulated_current)->copies) {
+        memset(c.shared, 0, 16);
+        memcpy(c.shared, c.global, (size_t)c.bytes);
+    }
+    ((fiber *)emulated_current)->copies.clear();
+}
+
 void *emulated_dynamic_shared(void)
 {
-    return machine.dynamic_shared.data();
+    return (void *)(((uintptr_t)machine.dynamic_shared.data() + 127) / 128 * 128);
 }
 
 /* Releases the warps and the block whose living threads have all arrived; true if any was. */
@@ -147,6 +173,7 @@ static void run_block(void)
         f->context.uc_stack.ss_size = STACK_BYTES;
         f->context.uc_link = NULL;
         makecontext(&f->context, fiber_main, 0);
+        f->copies.clear();
         f->state = RUNNABLE;
         f->warp = i / LANES;
         f->lane = i % LANES;
@@ -174,6 +201,11 @@ static void run_block(void)
             (void)swapcontext(&machine.scheduler, &f->context);
             left -= f->state == ENDED;
             ran = true;
+            if (f->state == ENDED && !f->copies.empty()) {
+                fprintf(stderr, "cuda-emulated: %s: a thread ended with asynchronous copies in flight\n",
+                        machine.name);
+                abort();
+            }
         }
         if (left && !release() && !ran) {
             unsigned states[4] = {};
@@ -269,7 +301,7 @@ void emulated_launch(const char *name, dim3 grid, dim3 block, size_t dynamic_sha
     machine.name = name;
     machine.count = threads;
     machine.kernel = &kernel;
-    machine.dynamic_shared.resize(dynamic_shared_bytes + 1);
+    machine.dynamic_shared.resize(dynamic_shared_bytes + 128);
     emulated_block_dim = block;
     emulated_grid_dim = grid;
     for (emulated_block.z = 0; emulated_block.z < grid.z; emulated_block.z++)
