@@ -58,7 +58,14 @@ static void print_line(const struct frame_line *line)
     putchar('\n');
 }
 
-static enum status print_frame(const struct frame *frame, struct frame_word **words, size_t *words_cap)
+/* What print_frame() keeps from frame to frame. */
+struct printer {
+    struct frame_word *words;
+    size_t words_cap;
+    size_t data_bytes; /* of the current member: how it is cut into frames is nobody's business */
+};
+
+static enum status print_frame(const struct frame *frame, struct printer *printer)
 {
     static const char *const names[FRAME_TYPE_END] = {
         [FRAME_START] = "start",          [FRAME_META] = "meta",         [FRAME_PAGE_END] = "page-end",
@@ -77,16 +84,21 @@ static enum status print_frame(const struct frame *frame, struct frame_word **wo
         printf("page %u %gx%g '%.*s'\n", page.number, page.width, page.height, (int)page.label.len, page.label.ptr);
         return STATUS_OK;
     case FRAME_LINE:
-        status = frame_get_line(frame->payload, &line, words, words_cap);
+        status = frame_get_line(frame->payload, &line, &printer->words, &printer->words_cap);
         if (!status)
             print_line(&line);
         return status;
     case FRAME_MEMBER_DATA:
-        printf("data %zu bytes\n", frame->payload.len);
+        printer->data_bytes += frame->payload.len;
         return STATUS_OK;
     case FRAME_PAGE_END:
     case FRAME_PROGRESS:
         return STATUS_OK;
+    case FRAME_MEMBER_END:
+        if (printer->data_bytes)
+            printf("data %zu bytes\n", printer->data_bytes);
+        printer->data_bytes = 0;
+        __attribute__((fallthrough));
     default:
         printf("%s ", names[frame->type]);
         print_span(frame->payload);
@@ -99,8 +111,8 @@ static enum status print_frame(const struct frame *frame, struct frame_word **wo
 static enum status print_frames(int fd, bool raw, bool *complete)
 {
     struct frame_order order = {0};
-    struct frame_word *words = NULL;
-    size_t words_cap = 0, taken = 0;
+    struct printer printer = {0};
+    size_t taken = 0;
     struct buf bytes;
     enum status status = STATUS_OK;
 
@@ -114,7 +126,7 @@ static enum status print_frames(int fd, bool raw, bool *complete)
         if (!status) {
             status = frame_order_step(&order, &frame);
             if (!status && !raw)
-                status = print_frame(&frame, &words, &words_cap);
+                status = print_frame(&frame, &printer);
             if (!status && raw)
                 print_span(span_of(bytes.ptr + taken, used));
             if (status)
@@ -137,7 +149,7 @@ static enum status print_frames(int fd, bool raw, bool *complete)
         bytes.len += (size_t)n;
     }
     *complete = order.state == FRAME_ORDER_ENDED;
-    free(words);
+    free(printer.words);
     buf_finish(&bytes);
     return status == STATUS_AGAIN ? STATUS_OK : status;
 }

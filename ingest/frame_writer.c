@@ -494,6 +494,19 @@ enum status frame_writer_member_end(struct frame_writer *writer, bool complete)
     return status ? status : flush_if_full(writer);
 }
 
+enum status frame_writer_member_skipped(struct frame_writer *writer, const struct frame_member *member,
+                                        const char *code)
+{
+    enum status status = frame_writer_member_begin(writer, member);
+
+    if (!status)
+        status = put_json(&writer->bytes, FRAME_MEMBER_END, json_pack("{s:b, s:s}", "complete", 0, "skipped", code));
+    writer->in_member = false;
+    if (!status)
+        status = frame_writer_problem(writer, code, 0, "'%s' was not read", member->name);
+    return status ? status : flush_if_full(writer);
+}
+
 /* --- The end ------------------------------------------------------------------------------------------------ */
 
 static enum status report_counts(struct frame_writer *writer)

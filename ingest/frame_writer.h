@@ -53,6 +53,9 @@ struct frame_member {
 enum status frame_writer_member_begin(struct frame_writer *writer, const struct frame_member *member) MUST_CHECK;
 enum status frame_writer_member_data(struct frame_writer *writer, struct span bytes) MUST_CHECK;
 enum status frame_writer_member_end(struct frame_writer *writer, bool complete) MUST_CHECK;
+/* A member that is listed and not read (a link, an encrypted one): no data, and a problem with that code. */
+enum status frame_writer_member_skipped(struct frame_writer *writer, const struct frame_member *member,
+                                        const char *code) MUST_CHECK;
 
 /* Call now and then in long work: says PROGRESS when nothing was sent for a second. */
 enum status frame_writer_alive(struct frame_writer *writer) MUST_CHECK;

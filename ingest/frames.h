@@ -35,7 +35,9 @@ enum frame_type {
     FRAME_OUTLINE,     /* JSON [{title, level from 1, page}]                                        */
     FRAME_MEMBER_BEGIN,/* JSON {name (UTF-8, repaired), raw_name_hex?, size?, mtime_ms?}            */
     FRAME_MEMBER_DATA, /* bytes                                                                     */
-    FRAME_MEMBER_END,  /* JSON {complete: bool}: false when a cap or damage cut the member          */
+    FRAME_MEMBER_END,  /* JSON {complete: bool, skipped?: code}: not complete when a cap or damage
+                          cut the member; skipped: listed and not read ("link-skipped",
+                          "special-skipped", "encrypted-member"), a PROBLEM says the same           */
     FRAME_PROBLEM,     /* JSON {code, message, page: 0 for the document, fatal?: true}              */
     FRAME_PROGRESS,    /* empty: still alive                                                        */
     FRAME_END,         /* empty                                                                     */

@@ -5,6 +5,12 @@
 
 const struct reader *const reader_list[] = {
     &reader_pdf,
+    &reader_zip,
+    &reader_tar,
+    &reader_gzip,
+    &reader_bzip2,
+    &reader_xz,
+    &reader_zstd,
     &reader_text,
     NULL,
 };
