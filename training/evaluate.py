@@ -1,0 +1,183 @@
+"""Reading scores: quotations decoded under the rule of quote mode (a verbatim span of one block), greedily.
+
+No cache: the whole pack is run again for each token until the quotation can be at one place only; one more run with the
+text that follows there then shows where the model would close it. That is what greedy decoding does, in few runs.
+"""
+import argparse
+import json
+import os
+
+import numpy as np
+import torch
+
+import load
+from model import Linear, Reader, Config
+from prompt import Vocabulary
+
+MIN_BYTES, MAX_TOKENS, LIMIT = 12, 120, 16
+
+
+def run(model, rows, device, mode, at):
+    """Logits after each of the last positions asked for: rows of ids, at[i] = list of positions in row i."""
+    longest = max(len(row) for row in rows)
+    longest = (longest + 63) // 64 * 64
+    tokens = torch.zeros(len(rows), longest, dtype=torch.int32)
+    real = torch.zeros(len(rows), longest, dtype=torch.uint8)
+    for number, row in enumerate(rows):
+        tokens[number, :len(row)] = torch.tensor(row, dtype=torch.int32)
+        real[number, :len(row)] = 1
+    positions = torch.arange(longest, dtype=torch.int32).expand(len(rows), longest)
+    hidden, _ = model(tokens.to(device), positions.to(device), real.to(device), mode)
+    hidden = hidden.view(len(rows), longest, -1)
+    index = [(number, place) for number, places in enumerate(at) for place in places]
+    picked = torch.stack([hidden[number, place] for number, place in index]) if len(index) < 64 else hidden[
+        torch.tensor([i[0] for i in index], device=device), torch.tensor([i[1] for i in index], device=device)]
+    return picked
+
+
+class Answer:
+    """One pack being answered."""
+    def __init__(self, vocabulary, pack):
+        self.v, self.pack = vocabulary, pack
+        self.given = []          # tokens of the quotation
+        self.places = None       # positions in pack.tokens that could come next; None: a start
+        self.closed = False
+        bytes_of = vocabulary.bytes
+        self.starts = []
+        for _, start, end in pack.blocks:
+            for at in range(start, end):
+                here, before = bytes_of[pack.tokens[at]], bytes_of[pack.tokens[at - 1]] if at > start else b""
+                if at == start or here[:1].isspace() or before[-1:].isspace() or before[-1:] in b"(\"[":
+                    self.starts.append(at)
+        self.ends = {end for _, _, end in pack.blocks}
+
+    def allowed(self):
+        """token → positions it continues at; the close mark maps to nothing."""
+        out = {}
+        for at in self.starts if self.places is None else self.places:
+            if at not in self.ends:
+                out.setdefault(self.pack.tokens[at], []).append(at + 1)
+        if self.places is not None and (len(self.text()) >= MIN_BYTES or not out):
+            out[self.v["close"]] = []
+        return out
+
+    def text(self):
+        return self.v.text(self.given).strip()
+
+    def take(self, token, places):
+        if token == self.v["close"] or not places:
+            self.closed = True
+        else:
+            self.given.append(token)
+            self.places = places
+
+
+@torch.no_grad()
+def answer_packs(model, vocabulary, packs, device, mode="dense", tokens_per_run=65536):
+    """[(quotation, block number, log-odds of <|open|> against <|none|>)] for each pack."""
+    v = vocabulary
+    out = [None] * len(packs)
+    order = sorted(range(len(packs)), key=lambda i: len(packs[i].tokens))
+    at = 0
+    while at < len(order):
+        count = max(1, tokens_per_run // (len(packs[order[min(at + 200, len(order) - 1)]].tokens) + 160))
+        numbers = order[at:at + count]
+        at += count
+        answers = [Answer(v, packs[i]) for i in numbers]
+        rows = [packs[i].tokens for i in numbers]
+        logits = model.logits(run(model, rows, device, mode, [[len(row) - 1] for row in rows])).float().cpu()
+        odds = (logits[:, v["open"]] - logits[:, v["none"]]).tolist()
+        for _ in range(LIMIT):
+            live = [a for a in answers if not a.closed and (a.places is None or len(a.places) > 1)]
+            if not live:
+                break
+            rows = [a.pack.tokens + [v["open"]] + a.given for a in live]
+            logits = model.logits(run(model, rows, device, mode, [[len(row) - 1] for row in rows])).float().cpu().numpy()
+            for a, row in zip(live, logits):
+                allowed = a.allowed()
+                token = max(allowed, key=lambda t: row[t])
+                a.take(token, allowed[token])
+        live = [a for a in answers if not a.closed]
+        if live:
+            rows, places, tails = [], [], []
+            for a in live:
+                start = a.places[0]
+                end = min(next(e for e in sorted(a.ends) if e >= start), start + MAX_TOKENS)
+                tail = a.pack.tokens[start:end]
+                prefix = a.pack.tokens + [v["open"]] + a.given
+                rows.append(prefix + tail)
+                places.append(list(range(len(prefix) - 1, len(prefix) + len(tail))))
+                tails.append(tail)
+            hidden = run(model, rows, device, mode, places)
+            used = 0
+            for a, tail, place in zip(live, tails, places):
+                logits = model.logits(hidden[used:used + len(place)]).float().cpu()
+                used += len(place)
+                for step, token in enumerate(tail):
+                    if len(a.text()) >= MIN_BYTES and logits[step, v["close"]] > logits[step, token]:
+                        break
+                    a.given.append(token)
+        for i, a, o in zip(numbers, answers, odds):
+            place = a.places[0] if a.places else 0
+            block = next((n for n, (_, s, e) in enumerate(a.pack.blocks, 1) if s < place <= e or s <= place < e), 0)
+            out[i] = (a.text(), block, o)
+    return out
+
+
+def score(model, vocabulary, reading, folder, name, device, mode="dense", limit=None, keep=None):
+    """A dict of figures over the `dev` or `eval` questions; `keep` picks records by number."""
+    records, gold = reading.numbers(name), load.gold_answers(folder, name)
+    # gold lists follow the records as written, broken ones included
+    every = np.nonzero(reading.source == reading.sources.index(name))[0]
+    gold = {int(record): answers for record, answers in zip(every, gold)}
+    records = [int(r) for r in records if keep is None or keep(int(r))]
+    if limit and len(records) > limit:
+        records = [records[i * len(records) // limit] for i in range(limit)]
+    was = model.training
+    model.eval()
+    packs = [load.evaluation_pack(vocabulary, reading, record) for record in records]
+    answers = answer_packs(model, vocabulary, packs, device, mode)
+    model.train(was)
+    hits, size, answerable, odds = 0, [], 0, ([], [])
+    first = 0
+    for record, pack, (text, block, odd) in zip(records, packs, answers):
+        wanted = gold[record]
+        odds[1 if wanted else 0].append(odd)
+        if not wanted:
+            continue
+        answerable += 1
+        hits += any(answer.lower() in text.lower() for answer in wanted)
+        size.append(len(text))
+        if block and reading.candidates[record][0] == pack.blocks[block - 1][0]:
+            first += 1
+    figures = {"questions": answerable, "right": round(100 * hits / max(1, answerable), 1),
+               "bytes": round(float(np.mean(size)) if size else 0, 1), "from_best": round(100 * first / max(1, answerable), 1)}
+    if odds[0] and odds[1]:
+        bar = np.quantile(odds[1], 0.15)
+        figures["abstains_at_15"] = round(100 * float((np.array(odds[0]) < bar).mean()), 1)
+        figures["none_at_0"] = [round(100 * float((np.array(o) < 0).mean()), 1) for o in odds]
+    return figures
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--weights", required=True, help="a checkpoint of train.py")
+    parser.add_argument("--set", default="dev", choices=("dev", "eval"))
+    parser.add_argument("--mode", default="select", choices=("dense", "select"))
+    parser.add_argument("--limit", type=int)
+    parser.add_argument("--fp8", action="store_true")
+    args = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    Linear.compute = torch.bfloat16 if device == "cuda" else torch.float32
+    vocabulary = Vocabulary(os.path.join(args.data, "tokenizer.json"))
+    folder = os.path.join(args.data, "reading")
+    saved = torch.load(args.weights, map_location="cpu")
+    model = Reader(Config(**saved["config"]))
+    model.load_state_dict({name: value.float() for name, value in saved["model"].items()})
+    model.to(device).set_fp8(args.fp8)
+    print(json.dumps(score(model, vocabulary, load.Reading(folder), folder, args.set, device, args.mode, args.limit)))
+
+
+if __name__ == "__main__":
+    main()
