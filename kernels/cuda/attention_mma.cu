@@ -33,8 +33,8 @@ template <int Dv, int Dr> struct layout {
     static const int raw = p + HEADS * P_STRIDE * 2;
     static const int maxima = raw + RECORDS * record; /* [2][64] F32 */
     static const int rescale = maxima + 2 * HEADS * 4;
-    static const int sums = rescale + HEADS * 4;       /* [2][64] F32 */
-    static const int source = sums + 2 * HEADS * 4;    /* [2][64] byte offsets, -1: none */
+    static const int sums = rescale + HEADS * 4;    /* [2][64] F32 */
+    static const int source = sums + 2 * HEADS * 4; /* [2][64] byte offsets, -1: none */
     static const int bytes = source + 2 * RECORDS * 8;
     static_assert(Dv % SCALE_GROUP == 0 && D % 16 == 0 && record % 16 == 0 && raw % 16 == 0 && source % 8 == 0, "");
 };
@@ -152,8 +152,8 @@ static __global__ void __launch_bounds__(THREADS, 1) attention_mma_kernel(struct
             ldmatrix_x4(a, q + (16 * warp_m + lane % 16) * L::stride + d + lane / 16 * 8);
 #pragma unroll
             for (int j = 0; j < 2; j++)
-                ldmatrix_x4(b[j], k + (32 * warp_n + 16 * j + lane % 8 + lane / 16 * 8) * L::stride + d +
-                                      lane / 8 % 2 * 8);
+                ldmatrix_x4(b[j],
+                            k + (32 * warp_n + 16 * j + lane % 8 + lane / 16 * 8) * L::stride + d + lane / 8 % 2 * 8);
 #pragma unroll
             for (int j = 0; j < 4; j++) {
                 uint32_t pair[2] = {b[j / 2][2 * (j % 2)], b[j / 2][2 * (j % 2) + 1]};
@@ -278,8 +278,8 @@ template <int Dv, int Dr> static enum status launch(struct ops *ops, struct atte
     v.head_tiles = (int)ceil_div(v.H, HEADS);
     if ((size_t)smem > backend_of(ops)->smem_per_block || T * v.head_tiles > INT32_MAX)
         return STATUS_UNSUPPORTED;
-    CUDA_TRY(ops, cudaFuncSetAttribute((attention_mma_kernel<Dv, Dr>), cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                       smem));
+    CUDA_TRY(ops,
+             cudaFuncSetAttribute((attention_mma_kernel<Dv, Dr>), cudaFuncAttributeMaxDynamicSharedMemorySize, smem));
     LAUNCH((attention_mma_kernel<Dv, Dr>), (unsigned)(T * v.head_tiles), THREADS, smem, backend_of(ops)->stream, v);
     CUDA_LAUNCHED(ops);
     return STATUS_OK;

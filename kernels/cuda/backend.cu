@@ -68,8 +68,8 @@ static enum status cuda_open(const struct ops_options *options, struct ops *ops,
     backend->smem_per_block = (size_t)smem;
     ops->state = backend;
     ops->thread_count = 1;
-    (void)snprintf(ops->description, sizeof ops->description, DSA_BACKEND_NAME " sm_%d%d %.100s", properties.major, properties.minor,
-                   properties.name);
+    (void)snprintf(ops->description, sizeof ops->description, DSA_BACKEND_NAME " sm_%d%d %.100s", properties.major,
+                   properties.minor, properties.name);
     return STATUS_OK;
 }
 

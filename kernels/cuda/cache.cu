@@ -1,4 +1,4 @@
-/* cache.cu: FP8 quantisation of rows, and writing the two caches in the layouts of ops.h.
+/* cache.cu: writing the two caches in the layouts of ops.h.
  *
  * One warp a group of up to 128 values: four a lane, one maximum over the warp, one ue8m0 scale, four stores.
  * Bound by memory; every byte is written once. */
@@ -19,37 +19,6 @@ static __device__ __forceinline__ float quantise_group(const float *values, int 
     for (int i = lane; i < count; i += WARP)
         codes[i] = float_to_e4m3(values[i] / scale);
     return scale;
-}
-
-/* --- Rows to e4m3, one scale a group of 128 --------------------------------------------------------------------
- * codes [R, K] (R = T * heads, contiguous), scale [R, groups]. Row r is x[r / heads, r % heads, :]. */
-static __global__ void quantise_kernel(const float *x, int64_t row_stride, int64_t head_stride, int heads, int64_t R,
-                                       int K, int groups, uint8_t *codes, float *scale)
-{
-    int64_t at = (int64_t)blockIdx.x * GROUP_WARPS + threadIdx.x / WARP, r = at / groups;
-    int g = (int)(at % groups), start = g * SCALE_GROUP;
-    float s;
-
-    if (r >= R)
-        return;
-    s = quantise_group(x + r / heads * row_stride + r % heads * head_stride + start, min(SCALE_GROUP, K - start),
-                       codes + r * K + start);
-    if (threadIdx.x % WARP == 0)
-        scale[r * groups + g] = s;
-}
-
-enum status cuda_quantise_rows(struct ops *ops, const float *x, int64_t row_stride, int64_t head_stride, int heads,
-                               int64_t T, int K, uint8_t *codes, float *scale)
-{
-    int groups = (int)ceil_div(K, SCALE_GROUP);
-    int64_t count = T * heads * groups;
-
-    if (count == 0)
-        return STATUS_OK;
-    LAUNCH((quantise_kernel), ceil_div(count, GROUP_WARPS), GROUP_WARPS * WARP, 0, backend_of(ops)->stream, x,
-           row_stride, head_stride, heads, T * heads, K, groups, codes, scale);
-    CUDA_LAUNCHED(ops);
-    return STATUS_OK;
 }
 
 /* --- Latent records -------------------------------------------------------------------------------------------- */

@@ -30,10 +30,6 @@ enum status cuda_alloc(struct ops *ops, size_t bytes, void **memory);
 void cuda_free(struct ops *ops, void *memory);
 enum status cuda_upload(struct ops *ops, void *device, const void *host, size_t bytes);
 
-/* x rows (t, head) to e4m3 codes [T * heads, K] and scales [T * heads, ceil(K / 128)]. */
-enum status cuda_quantise_rows(struct ops *ops, const float *x, int64_t row_stride, int64_t head_stride, int heads,
-                               int64_t T, int K, uint8_t *codes, float *scale);
-
 /* The left side of a product in the form the weight's rounding asks for: BF16 values (e4m3 codes or rounded
  * activations, both exact in BF16) with an F32 scale a group of 128, or plain F32. */
 struct operand {

@@ -6,24 +6,9 @@
  * (published Di = 128) or are read again from L1 (any other Di). The query's Hi x Di values are in shared
  * memory, read by all lanes at once (broadcast). Sums over heads run h = 0, 1, … in one accumulator.
  * Bound by F32 multiply-adds: 2 Hi Di flops a pair; the tensor-core form is README, "What is next". */
-#include "kernels/cuda/device.cuh"
-#include "kernels/cuda/impl.cuh"
+#include "kernels/cuda/indexer.cuh"
 
 enum { KEY_TILE = 128, SCORE_BUDGET_BYTES = 256 << 20 };
-
-struct index_view {
-    const float *q, *w; /* plain: q F32 rows; FP8: codes below */
-    const uint8_t *codes;
-    const float *q_scale;
-    int64_t q_row_stride, q_head_stride, w_stride;
-    const int32_t *sequence, *visible, *page_table;
-    int64_t page_table_stride, page_bytes;
-    const uint8_t *pool;
-    int Hi, Di, tiles;
-    bool plain;
-    float *score;
-    int64_t score_stride, S;
-};
 
 template <int RegisterDi> static __global__ void __launch_bounds__(KEY_TILE) scores_kernel(struct index_view v)
 {
@@ -40,7 +25,7 @@ template <int RegisterDi> static __global__ void __launch_bounds__(KEY_TILE) sco
         int h = i / v.Di, d = i % v.Di;
 
         q[i] = v.plain ? v.q[t * v.q_row_stride + h * v.q_head_stride + d]
-                       : e4m3_to_float(v.codes[(t * v.Hi + h) * v.Di + d]);
+                       : __bfloat162float(v.values[(t * v.Hi + h) * v.Di + d]);
     }
     for (int h = threadIdx.x; h < v.Hi; h += KEY_TILE)
         weight[h] = v.w[t * v.w_stride + h] * (v.plain ? 1.0f : v.q_scale[t * v.Hi + h]);
@@ -89,24 +74,24 @@ static enum status scores_of_rows(struct ops *ops, const struct ops_indexer_args
     const float *rows = (const float *)q->data + first * q->strides[0];
     size_t smem = ((size_t)Hi * Di + Hi) * sizeof(float);
     struct index_view v = {};
-    void *codes, *scale;
     enum status status;
 
     v.plain = args->shape.numerics == NUMERICS_PLAIN;
     if (!v.plain) {
-        /* One scale a (token, head): with Di <= 128 that is one group. */
+        /* One scale a (token, head): with Di <= 128 that is one group, as for an FP8 weight's activations. */
+        struct cuda_weight like = {};
+        struct operand operand;
+
         if (Di > SCALE_GROUP)
             return STATUS_UNSUPPORTED;
-        status = cuda_scratch(ops, SCRATCH_C, (size_t)(count * Hi * Di), &codes);
-        if (!status)
-            status = cuda_scratch(ops, SCRATCH_D, (size_t)(count * Hi) * sizeof(float), &scale);
-        if (!status)
-            status = cuda_quantise_rows(ops, rows, q->strides[0], q->strides[1], Hi, count, Di, (uint8_t *)codes,
-                                        (float *)scale);
+        like.dtype = DTYPE_F8E4M3;
+        like.numerics = NUMERICS_FP8;
+        status =
+            cuda_operand(ops, &like, rows, q->strides[0], q->strides[1], Hi, count, Di, SCRATCH_C, SCRATCH_D, &operand);
         if (status)
             return status;
-        v.codes = (const uint8_t *)codes;
-        v.q_scale = (const float *)scale;
+        v.values = operand.values;
+        v.q_scale = operand.scale;
     }
     v.q = rows;
     v.q_row_stride = q->strides[0];
@@ -126,6 +111,8 @@ static enum status scores_of_rows(struct ops *ops, const struct ops_indexer_args
     v.score_stride = score_stride;
     v.S = S;
     if (count == 0 || S == 0)
+        return STATUS_OK;
+    if (cuda_scores_mma(ops, v, count) == STATUS_OK)
         return STATUS_OK;
     if (smem > backend_of(ops)->smem_per_block || (int64_t)v.tiles * count > INT32_MAX)
         return STATUS_UNSUPPORTED;

@@ -93,7 +93,7 @@ static inline void ldmatrix_x4_trans(uint32_t (&r)[4], const void *row)
 
 /* Delivered as late as the rules allow: NaN bytes until the issuing thread waits. */
 #define cp_async_16(shared, global, valid) emulated_copy_begin((shared), (global), (valid) ? 16 : 0)
-#define cp_async_wait_all() emulated_copy_wait()
+#define cp_async_wait_all()                emulated_copy_wait()
 
 /* Every lane shows its fragments to the warp and takes the four sums it owns, in double. */
 static inline void mma_16x8x16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2])

@@ -14,9 +14,6 @@ struct __nv_bfloat16 {
 struct __nv_bfloat162 {
     __nv_bfloat16 x, y;
 };
-struct float2 {
-    float x, y;
-};
 
 static inline float __bfloat162float(__nv_bfloat16 value)
 {

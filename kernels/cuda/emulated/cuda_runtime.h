@@ -128,6 +128,9 @@ template <typename A, typename B> static inline auto min(A a, B b) -> decltype(a
     return a < b ? a : b;
 }
 
+struct float2 {
+    float x, y;
+};
 struct uint2 {
     uint32_t x, y;
 };
