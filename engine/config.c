@@ -115,7 +115,7 @@ static const char *read_text(struct reader *r, const json_t *object, const char 
     return json_string_value(value);
 }
 
-/* --- The kinds of model -------------------------------------------------------------------------------------------- */
+/* --- The kinds of model ---------------------------------------------------------------------------------------- */
 
 struct family {
     const char *architecture;
@@ -152,7 +152,7 @@ static const struct family *find_family(struct reader *r)
     return NULL;
 }
 
-/* --- Rotary embedding ---------------------------------------------------------------------------------------------- */
+/* --- Rotary embedding ------------------------------------------------------------------------------------------ */
 
 static double yarn_mscale(double factor, double mscale)
 {
@@ -234,7 +234,7 @@ void model_config_frequencies(const struct model_config *c, double *frequency)
     }
 }
 
-/* --- Layers -------------------------------------------------------------------------------------------------------- */
+/* --- Layers ---------------------------------------------------------------------------------------------------- */
 
 /* `indexer_types` names each layer; else `index_topk_pattern` spells it ("FSSF"); else every `index_topk_freq`-th
  * layer is full, counted from `index_skip_topk_offset`. Without any of them every layer is full. */

@@ -228,7 +228,7 @@ const struct quote_vocab *engine_quote_vocab(const struct engine *e)
     return e->quote_vocab;
 }
 
-/* --- The plain forward pass ---------------------------------------------------------------------------------------- */
+/* --- The plain forward pass ------------------------------------------------------------------------------------ */
 
 static enum status run_logits(struct engine *e, const int32_t *tokens, size_t count, const int32_t *page,
                               const struct forward_trace *trace, float *logits, struct error *err)

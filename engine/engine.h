@@ -54,13 +54,13 @@ const struct tokenizer *engine_tokenizer(const struct engine *engine);
 /* For quote_index_create(), on any thread. NULL where the tokenizer has no token for some byte: no quote mode. */
 const struct quote_vocab *engine_quote_vocab(const struct engine *engine);
 
-/* --- Plain forward pass, for tools and tests ----------------------------------------------------------------------- */
+/* --- Plain forward pass, for tools and tests ------------------------------------------------------------------- */
 
 /* Logits F32 [count, V] of every position of one prompt, row-major, from empty caches. */
 enum status engine_logits(struct engine *engine, const int32_t *tokens, size_t count, float *logits,
                           struct error *err) MUST_CHECK;
 
-/* --- Sequences ----------------------------------------------------------------------------------------------------- */
+/* --- Sequences ------------------------------------------------------------------------------------------------- */
 
 enum sequence_class { SEQUENCE_INTERACTIVE, SEQUENCE_BATCH };
 

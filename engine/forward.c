@@ -138,7 +138,7 @@ int64_t forward_bytes(const struct forward *f)
     return f->bytes;
 }
 
-/* --- Trace --------------------------------------------------------------------------------------------------------- */
+/* --- Trace ----------------------------------------------------------------------------------------------------- */
 
 enum status pass_trace(struct pass *pass, const char *name, int layer, struct tensor *value, bool replaceable)
 {
@@ -196,7 +196,7 @@ static enum status trace_hidden(struct pass *pass, int layer, const struct tenso
     return s;
 }
 
-/* --- The pass ------------------------------------------------------------------------------------------------------ */
+/* --- The pass -------------------------------------------------------------------------------------------------- */
 
 static enum status upload_page_table(struct forward *f, const struct forward_batch *b)
 {

@@ -164,7 +164,7 @@ struct tensor *kv_cache_index(struct kv_cache *cache, int layer)
     return cache->layer[layer].index.data ? &cache->layer[layer].index : NULL;
 }
 
-/* --- The table of sealed pages and the idle list ------------------------------------------------------------------- */
+/* --- The table of sealed pages and the idle list --------------------------------------------------------------- */
 
 static int32_t *bucket_of(struct kv_cache *cache, const struct hash256 *key)
 {
@@ -219,7 +219,7 @@ static void idle_remove(struct kv_cache *cache, int32_t page)
     cache->idle_count--;
 }
 
-/* --- Pages --------------------------------------------------------------------------------------------------------- */
+/* --- Pages ----------------------------------------------------------------------------------------------------- */
 
 bool kv_cache_reserve(struct kv_cache *cache, int64_t pages)
 {

@@ -34,7 +34,7 @@ struct cache_shape kv_cache_shape(const struct kv_cache *cache, int layer);
 struct tensor *kv_cache_latent(struct kv_cache *cache, int layer); /* U8 [pages, 64, record] */
 struct tensor *kv_cache_index(struct kv_cache *cache, int layer);  /* U8 [pages, bytes]; NULL without an indexer */
 
-/* --- Pages --------------------------------------------------------------------------------------------------------- */
+/* --- Pages ----------------------------------------------------------------------------------------------------- */
 
 bool kv_cache_reserve(struct kv_cache *cache, int64_t pages); /* false, nothing changed: too few are left */
 void kv_cache_unreserve(struct kv_cache *cache, int64_t pages);

@@ -50,7 +50,7 @@ enum status model_open(const char *model_dir, const struct model_config *config,
                        void *progress_context, struct model *model, struct error *err) MUST_CHECK;
 void model_close(struct model *model); /* half-built allowed */
 
-/* --- One forward pass ---------------------------------------------------------------------------------------------- */
+/* --- One forward pass ------------------------------------------------------------------------------------------ */
 
 /* What tests and dsa-logits --dump watch and replace. Both may be NULL. Names are those of tools/dsa-reference.py:
  * "hidden" F32 [T, D] and "scores" F32 [T, S], "selected" I32 [T, k], "experts" I32 [T, k], "weights" F32 [T, k].*/
@@ -86,7 +86,7 @@ int64_t forward_bytes(const struct forward *forward);
 enum status forward_run(struct forward *forward, const struct forward_batch *batch, float *logits, struct error *err)
     MUST_CHECK;
 
-/* --- Inside a pass (layer_*.c) ------------------------------------------------------------------------------------- */
+/* --- Inside a pass (layer_*.c) --------------------------------------------------------------------------------- */
 
 /* Everything the layers of one pass read and write, on the device. Tensors are views of this pass's rows. */
 struct pass {

@@ -61,7 +61,7 @@ struct prefix_cache {
     struct prefix_cache_stats stats;
 };
 
-/* --- The list of files --------------------------------------------------------------------------------------------- */
+/* --- The list of files ----------------------------------------------------------------------------------------- */
 
 /* Where `key` is, or would be put. */
 static size_t place(const struct prefix_cache *c, const struct hash256 *key, bool *there)
@@ -180,7 +180,7 @@ static enum status scan(struct prefix_cache *c, struct error *err)
     return STATUS_OK;
 }
 
-/* --- Writing ------------------------------------------------------------------------------------------------------- */
+/* --- Writing --------------------------------------------------------------------------------------------------- */
 
 static bool write_all(int fd, const void *bytes, size_t len)
 {
@@ -301,7 +301,7 @@ void prefix_cache_flush(struct prefix_cache *c)
     pthread_mutex_unlock(&c->lock);
 }
 
-/* --- Reading ------------------------------------------------------------------------------------------------------- */
+/* --- Reading --------------------------------------------------------------------------------------------------- */
 
 static bool read_all(int fd, void *bytes, size_t len)
 {
@@ -370,7 +370,7 @@ enum status prefix_cache_load(struct prefix_cache *c, const struct hash256 *key,
     return good ? STATUS_OK : STATUS_NOT_FOUND;
 }
 
-/* --- Open and close ------------------------------------------------------------------------------------------------ */
+/* --- Open and close -------------------------------------------------------------------------------------------- */
 
 enum status prefix_cache_open(const char *dir, int64_t max_bytes, int64_t page_bytes, struct prefix_cache **cache,
                               struct error *err)

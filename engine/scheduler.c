@@ -27,7 +27,7 @@ struct plan {
     int rows, logit_rows;
 };
 
-/* --- Owners -------------------------------------------------------------------------------------------------------- */
+/* --- Owners ---------------------------------------------------------------------------------------------------- */
 
 static struct owner *find_owner(struct engine *e, uint64_t id)
 {
@@ -68,7 +68,7 @@ void scheduler_owner_remove(struct engine *e, uint64_t id)
         *owner = e->owners.items[--e->owners.count];
 }
 
-/* --- The plan ------------------------------------------------------------------------------------------------------ */
+/* --- The plan -------------------------------------------------------------------------------------------------- */
 
 static void end_cancelled(struct engine *e, bool *worked)
 {
@@ -177,7 +177,7 @@ static enum status plan_prefill(struct engine *e, struct plan *plan, enum sequen
     return STATUS_OK;
 }
 
-/* --- The pass ------------------------------------------------------------------------------------------------------ */
+/* --- The pass -------------------------------------------------------------------------------------------------- */
 
 static void put_row(struct engine *e, int row, const struct share *share, size_t index, size_t position)
 {
@@ -239,7 +239,8 @@ static void seal_pages(struct sequence *q)
         q->seal_key = kv_cache_key(&q->seal_key, tokens);
         q->sealed++;
         kv_cache_seal(e->cache, page, &q->seal_key, tokens);
-        if (e->prefix && q->sealed * CACHE_PAGE_TOKENS <= q->prompt_count && prefix_cache_wants(e->prefix, &q->seal_key)) {
+        if (e->prefix && q->sealed * CACHE_PAGE_TOKENS <= q->prompt_count &&
+            prefix_cache_wants(e->prefix, &q->seal_key)) {
             void *bytes = malloc((size_t)kv_cache_page_bytes(e->cache));
 
             if (bytes && !kv_cache_save_page(e->cache, page, bytes))

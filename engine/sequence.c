@@ -10,7 +10,7 @@
 #include "base/clock.h"
 #include "engine/engine_impl.h"
 
-/* --- Text and stop strings ----------------------------------------------------------------------------------------- */
+/* --- Text and stop strings ------------------------------------------------------------------------------------- */
 
 /* How many of the last bytes could be the beginning of a stop string. */
 static size_t held_back(const struct sequence *q)
@@ -66,7 +66,7 @@ static enum status grow_text(struct sequence *q, const int32_t *token, bool *sto
     return STATUS_OK;
 }
 
-/* --- The next token ------------------------------------------------------------------------------------------------ */
+/* --- The next token -------------------------------------------------------------------------------------------- */
 
 static bool is_stop_id(const struct sequence *q, int32_t token)
 {
@@ -173,7 +173,7 @@ size_t sequence_ready(const struct sequence *q)
     return q->timeline.count - q->done;
 }
 
-/* --- Creation ------------------------------------------------------------------------------------------------------ */
+/* --- Creation -------------------------------------------------------------------------------------------------- */
 
 static enum status check_tokens(const struct engine *e, const int32_t *tokens, size_t count, const char *what,
                                 struct error *err)
@@ -248,7 +248,7 @@ static enum status start_quotes(struct sequence *q, const struct sequence_option
     return quote_create(o->quotes, o->stop_ids, o->stop_id_count, &q->quote, err);
 }
 
-/* --- Pages --------------------------------------------------------------------------------------------------------- */
+/* --- Pages ----------------------------------------------------------------------------------------------------- */
 
 /* The page of positions 64 i … 64 i + 63 from memory, else from disk; false if neither has it. */
 static bool reuse_page(struct sequence *q, const int32_t *tokens, void *scratch)
@@ -333,7 +333,7 @@ void sequence_fail(struct sequence *q, const char *message)
     sequence_end(q, REASON_FAILED);
 }
 
-/* --- The public face ----------------------------------------------------------------------------------------------- */
+/* --- The public face ------------------------------------------------------------------------------------------- */
 
 static void destroy_parts(struct sequence *q)
 {

@@ -18,7 +18,7 @@ struct loader {
     char prefix[64]; /* "model.layers.7." */
 };
 
-/* --- Numbers ------------------------------------------------------------------------------------------------------- */
+/* --- Numbers --------------------------------------------------------------------------------------------------- */
 
 static float bf16_value(uint16_t bits)
 {
@@ -50,7 +50,7 @@ static float f8_value(uint8_t bits)
     return bits & 0x80 ? -value : value;
 }
 
-/* --- Finding and checking ------------------------------------------------------------------------------------------ */
+/* --- Finding and checking -------------------------------------------------------------------------------------- */
 
 /* The tensor PREFIX + name with exactly these dimensions. */
 static enum status find(const struct loader *l, const char *name, const char *suffix, int64_t d0, int64_t d1,
@@ -122,7 +122,7 @@ static enum status upload(struct loader *l, const void *host, size_t bytes, void
     return s;
 }
 
-/* --- The kinds of weight ------------------------------------------------------------------------------------------- */
+/* --- The kinds of weight --------------------------------------------------------------------------------------- */
 
 static float element(const struct tensor *t, const struct tensor *scale, int64_t i)
 {
@@ -267,7 +267,7 @@ static enum status load_index_weights(struct loader *l, struct layer_weights *la
     return make_weight(l, "self_attn.indexer.weights_proj", &scaled, NULL, NUMERICS_PLAIN, &layer->index_w);
 }
 
-/* --- Layers -------------------------------------------------------------------------------------------------------- */
+/* --- Layers ---------------------------------------------------------------------------------------------------- */
 
 static enum status load_indexer(struct loader *l, struct layer_weights *layer)
 {
@@ -381,7 +381,7 @@ static enum status load_layer(struct loader *l, int i)
     return load_experts(l, layer);
 }
 
-/* --- The rest ------------------------------------------------------------------------------------------------------ */
+/* --- The rest -------------------------------------------------------------------------------------------------- */
 
 /* On the host the table is read where it is mapped. */
 static enum status load_embedding(struct loader *l)
