@@ -176,7 +176,7 @@ static enum status trace_hidden(struct pass *pass, int layer, const struct tenso
     float *values, *added;
     enum status s;
 
-    if (!pass->trace || !pass->trace->put)
+    if (!pass->trace)
         return STATUS_OK;
     values = malloc(2 * count * sizeof *values);
     if (!values)
@@ -190,8 +190,15 @@ static enum status trace_hidden(struct pass *pass, int layer, const struct tenso
     for (size_t i = 0; i < count; i++)
         values[i] += added[i];
     sum.data = values;
-    if (!s)
+    if (!s && pass->trace->put)
         pass->trace->put(pass->trace->context, "hidden", layer, &sum);
+    if (!s && pass->trace->replace && pass->trace->replace(pass->trace->context, "hidden", layer, &sum)) {
+        s = ops_upload(ops, hidden->data, values, count * sizeof *values);
+        if (!s)
+            s = ops_fill(ops, pass->delta.data, 0, count * sizeof *values);
+        if (!s)
+            s = ops_sync(ops);
+    }
     free(values);
     return s;
 }

@@ -59,7 +59,7 @@ struct forward_trace {
     /* Shows a host copy of a result; borrowed for the call. */
     void (*put)(void *context, const char *name, int layer, const struct tensor *value);
     /* Fills `value` (host, of the result's shape) with what is to be used in its place; false keeps the result.
-     * Asked for "selected", "experts" and "weights". */
+     * Asked for "selected", "experts", "weights" and "hidden" (so that each layer's error is its own). */
     bool (*replace)(void *context, const char *name, int layer, struct tensor *value);
 };
 
