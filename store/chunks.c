@@ -55,6 +55,36 @@ enum status store_page_get(struct store *store, int64_t document_id, int page_nu
     return status;
 }
 
+enum status store_page_info(struct store *store, int64_t document_id, int page_number, struct store_page *page,
+                            struct error *err)
+{
+    struct store_page found = {.number = page_number};
+    struct statement st;
+    bool row = false;
+    enum status status = statement_begin(&store->db, "SELECT label, width, height FROM pages WHERE document_id = ? AND "
+                                         "number = ?", &st, err);
+
+    if (status)
+        return status;
+    arena_finish(&store->scratch);
+    statement_int(&st, document_id);
+    statement_int(&st, page_number);
+    status = statement_step(&st, &row, err);
+    if (!status && !row)
+        status = error_set(err, STATUS_NOT_FOUND, "document %lld has no page %d", (long long)document_id, page_number);
+    if (!status) {
+        found.label = keep_text(store, &st, 0);
+        found.width = (float)column_real(&st, 1);
+        found.height = (float)column_real(&st, 2);
+        if (!found.label)
+            status = error_set(err, STATUS_NO_MEMORY, "out of memory");
+    }
+    statement_end(&st);
+    if (!status)
+        *page = found;
+    return status;
+}
+
 /* --- Chunks --------------------------------------------------------------------------------------------- */
 
 /* One pass over many chunks keeps the last page open. */
@@ -179,6 +209,33 @@ static enum status read_text(struct chunk_reader *reader, int64_t document_id, s
     }
     chunk->text = span_of(text, total);
     return STATUS_OK;
+}
+
+enum status store_page_slice(struct store *store, int64_t document_id, int page_number, uint32_t start, uint32_t end,
+                             struct arena *arena, struct span *text, struct error *err)
+{
+    struct chunk_reader reader = {.store = store, .arena = arena};
+    char *copy = NULL;
+    int rc;
+    enum status status = open_page(&reader, document_id, page_number, err);
+
+    if (!status && (start > end || end > (uint32_t)sqlite3_blob_bytes(reader.blob)))
+        status = error_set(err, STATUS_BAD_INPUT, "bytes [%u, %u) are not on page %d", (unsigned)start, (unsigned)end,
+                           page_number);
+    if (!status) {
+        copy = arena_alloc(arena, (size_t)(end - start) + 1);
+        if (!copy)
+            status = error_set(err, STATUS_NO_MEMORY, "out of memory");
+    }
+    if (!status) {
+        rc = sqlite3_blob_read(reader.blob, copy, (int)(end - start), (int)start);
+        if (rc)
+            status = db_error(&store->db, rc, "cannot be read", err);
+    }
+    finish_reader(&reader);
+    if (!status)
+        *text = span_of(copy, end - start);
+    return status;
 }
 
 #define CHUNK_COLUMNS "id, document_id, ordinal, heading, token_estimate, hash, simhash"

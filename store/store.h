@@ -16,6 +16,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/arena.h"
 #include "base/span.h"
 #include "base/status.h"
 #include "store/rectmap.h"
@@ -151,6 +152,12 @@ enum status store_document_get(struct store *store, int64_t id, struct store_doc
 /* Borrowed until the next call on `store`. */
 enum status store_page_get(struct store *store, int64_t document_id, int page_number, struct store_page *page,
                            struct error *err) MUST_CHECK;
+/* All but text, rects and aside, which are empty: cheap for a page of any length. */
+enum status store_page_info(struct store *store, int64_t document_id, int page_number, struct store_page *page,
+                            struct error *err) MUST_CHECK;
+/* Bytes [start, end) of a page's text, copied into `arena`; STATUS_BAD_INPUT beyond its end. */
+enum status store_page_slice(struct store *store, int64_t document_id, int page_number, uint32_t start, uint32_t end,
+                             struct arena *arena, struct span *text, struct error *err) MUST_CHECK;
 enum status store_chunk_get(struct store *store, int64_t chunk_id, int64_t *document_id, struct store_chunk *chunk,
                             struct error *err) MUST_CHECK;
 /* The chunks of a document with ordinals in [first, last], in order. */

@@ -1,0 +1,115 @@
+/* sentences.c: where sentences end, by rule. A full stop ends one when white space follows and what comes next looks
+ * like a beginning, unless it closes an abbreviation or an initial. An empty line always ends one. */
+#include <ctype.h>
+#include <string.h>
+
+#include "retrieval/retrieval_internal.h"
+
+static const char *const abbreviations[] = {
+    "mr", "mrs", "ms", "dr", "prof", "st", "sr", "jr", "vs", "etc", "no", "nos", "vol", "fig", "figs", "eq", "cf", "ca",
+    "approx", "inc", "ltd", "co", "corp", "dept", "est", "al", "jan", "feb", "mar", "apr", "jun", "jul", "aug", "sep",
+    "sept", "oct", "nov", "dec", "gen", "col", "capt", "lt", "sgt", "rev", "hon", "gov", "sen", "rep", "pres", "pp", "ed",
+    "eds", "trans", "sec", "art", "op", "e.g", "i.e", "u.s", "u.k"};
+
+static bool is_space(char c)
+{
+    return c == ' ' || c == '\t' || c == '\n' || c == '\r' || c == '\f' || c == '\v';
+}
+
+/* Does the word before the full stop at `stop` take it as its own? */
+static bool is_abbreviation(struct span text, size_t begin, size_t stop)
+{
+    size_t start = stop, len;
+    char word[16];
+
+    while (start > begin && !is_space(text.ptr[start - 1]) && text.ptr[start - 1] != '(')
+        start--;
+    len = stop - start;
+    if (len == 1 && isupper((unsigned char)text.ptr[start]))
+        return true; /* an initial */
+    if (len == 0 || len >= sizeof word)
+        return false;
+    for (size_t i = 0; i < len; i++)
+        word[i] = (char)tolower((unsigned char)text.ptr[start + i]);
+    for (size_t i = 0; i < sizeof abbreviations / sizeof abbreviations[0]; i++) {
+        if (strlen(abbreviations[i]) == len && memcmp(abbreviations[i], word, len) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* Steps over closing quotes and brackets, and the reference marks of encyclopedias: "[12]". */
+static size_t skip_closers(struct span text, size_t at)
+{
+    for (;;) {
+        size_t mark = at;
+
+        if (at < text.len && (text.ptr[at] == '"' || text.ptr[at] == '\'' || text.ptr[at] == ')' || text.ptr[at] == ']')) {
+            at++;
+        } else if (at + 2 < text.len && memcmp(text.ptr + at, "\xe2\x80\x9d", 3) == 0) { /* U+201D */
+            at += 3;
+        } else if (at < text.len && text.ptr[at] == '[') {
+            mark++;
+            while (mark < text.len && isdigit((unsigned char)text.ptr[mark]))
+                mark++;
+            if (mark == at + 1 || mark >= text.len || text.ptr[mark] != ']')
+                return at;
+            at = mark + 1;
+        } else {
+            return at;
+        }
+    }
+}
+
+static bool can_begin(struct span text, size_t at)
+{
+    unsigned char c = (unsigned char)text.ptr[at];
+
+    return isupper(c) || isdigit(c) || c == '"' || c == '\'' || c == '(' || c == '[' || c == '-' || c >= 0x80;
+}
+
+bool sentence_next(struct span text, size_t *at, size_t *start, size_t *end)
+{
+    size_t begin = *at, i;
+
+    while (begin < text.len && is_space(text.ptr[begin]))
+        begin++;
+    if (begin >= text.len) {
+        *at = text.len;
+        return false;
+    }
+    for (i = begin; i < text.len; i++) {
+        char c = text.ptr[i];
+        size_t after = i + 1, next;
+
+        if (c == '\n') { /* an empty line? */
+            while (after < text.len && (text.ptr[after] == ' ' || text.ptr[after] == '\t' || text.ptr[after] == '\r'))
+                after++;
+            if (after < text.len && text.ptr[after] == '\n')
+                break;
+            continue;
+        }
+        if (c != '.' && c != '!' && c != '?')
+            continue;
+        after = skip_closers(text, after);
+        if (after >= text.len) {
+            i = text.len;
+            break;
+        }
+        if (!is_space(text.ptr[after]))
+            continue;
+        next = after;
+        while (next < text.len && is_space(text.ptr[next]))
+            next++;
+        if (next < text.len && (!can_begin(text, next) || (c == '.' && is_abbreviation(text, begin, i))))
+            continue;
+        i = after;
+        break;
+    }
+    *start = begin;
+    *at = i;
+    while (i > begin && is_space(text.ptr[i - 1]))
+        i--;
+    *end = i;
+    return true;
+}
