@@ -266,7 +266,7 @@ TEST(labels_and_headings)
     bool roman = false, plain = false;
 
     fill(store);
-    put_text(store, "/plain", "Plain", "heron heron heron without pages");
+    put_text(store, "/plain", "Plain", "heron heron heron heron heron heron heron heron");
     arena_init(&arena, ARENA_BYTES);
     CHECK_OK(retrieval_search(store, span_from_cstr("heron"), NULL, &arena, &result, &err), &err);
     CHECK_OK(pack_build(store, &result, &options, &arena, &pack, &err), &err);
