@@ -115,6 +115,7 @@ enum status run_verdict(void *context, struct error *err)
     if (status && status != STATUS_NOT_FOUND)
         return status;
     there = status == STATUS_OK;
+    task->replaces |= there;
     if (there) {
         status = is_settled(run, task, &known, &settled, err);
         if (status)
@@ -157,6 +158,7 @@ enum status run_commit(void *context, struct error *err)
     }
     if (task->stdin_source) { /* its hash was not known before */
         status = run->sink->find(run->sink->context, task->path, task->member, &known, err);
+        task->replaces |= status == STATUS_OK;
         if (!status)
             status = is_settled(run, task, &known, &settled, err);
         if (!status && settled && strcmp(known.sha256, task->sha256) == 0) {

@@ -32,6 +32,7 @@ struct intake {
     size_t text_bytes;
     bool archive, cut;    /* cut: a problem says that something is missing */
     const char *error_code, *error; /* of a fatal problem; NULL none */
+    char encrypted_error[128];
     size_t unreported;
     const char *media_type, *extractor, *title, *author, *language, *created, *modified;
     VEC(struct store_page) out_pages;
@@ -162,6 +163,8 @@ static enum status take_problem(struct intake *intake, json_t *object)
     if (json_is_true(json_object_get(object, "fatal")) && !intake->error_code) {
         intake->error_code = code;
         intake->error = *message ? message : code;
+        if (intake_encrypted(intake))
+            (void)snprintf(intake->encrypted_error, sizeof intake->encrypted_error, "encrypted: %.100s", message);
     }
     return intake_problem(intake, page < 0 || page > LIMIT_PAGES ? 0 : (int)page, code, message);
 }
@@ -338,6 +341,8 @@ static void decide_status(const struct intake *intake, struct ingest_document *d
 
         row->status = unknown ? DOCUMENT_SKIPPED : DOCUMENT_FAILED;
         row->error = intake->error;
+        if (intake_encrypted(intake)) /* the sink tells by this that a password would help */
+            row->error = *intake->encrypted_error ? intake->encrypted_error : intake->error_code;
     } else if (intake->error_code || intake->cut) {
         row->status = DOCUMENT_PARTIAL;
         row->error = intake->error ? intake->error : "";

@@ -8,6 +8,7 @@
 #define INGEST_WALK_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "base/status.h"

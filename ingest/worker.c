@@ -273,7 +273,7 @@ static enum status read_task(struct worker *worker, struct task *task, struct er
     whole = intake_ended(intake) && document.row.status == DOCUMENT_OK;
     status = commit(worker, task, &document, max_rss_bytes, err);
     /* A damaged or streamed archive is no proof that what it held is gone. */
-    if (!status && whole && !task->stdin_source && !document.page_count) {
+    if (!status && whole && task->replaces && !task->stdin_source) {
         struct members_call call = {run, task, &archive};
 
         status = run_call(run, run_remove_members, &call, err);
