@@ -116,12 +116,48 @@ struct pack_place {
 enum status pack_locate(struct store *store, const struct pack_block *block, size_t start, size_t end,
                         struct arena *arena, struct pack_place **places, size_t *count, struct error *err) MUST_CHECK;
 
-/* The strongest quotation without a model, for when there is none: see eval/README.md for what it reaches. */
+/* --- The strongest quotation without a model ---------------------------------------------------------------- */
+
+/* What a sentence looks like to the ranking; each about 0..1. The weights are fitted on training questions, never
+ * on evaluation ones (eval/README.md says how, and what is reached). */
+enum {
+    SENTENCE_RANK_1, SENTENCE_RANK_2, SENTENCE_RANK_3, /* its passage is first, second, third                   */
+    SENTENCE_PASSAGE_SCORE,  /* of its passage, over the best                                                      */
+    SENTENCE_OVERLAP,        /* share of the question's idf that its words have                                    */
+    SENTENCE_OVERLAP_SQUARE,
+    SENTENCE_OVERLAP_BODY,   /* the same without words of the document's title                                     */
+    SENTENCE_OVERLAP_FUNCTION, /* share of the question's function words                                           */
+    SENTENCE_OVERLAP_PREVIOUS, SENTENCE_OVERLAP_NEXT, /* what the neighbours add to it                              */
+    SENTENCE_OVERLAP_PASSAGE,
+    SENTENCE_RAREST,         /* has the question's rarest word that is in the passage                              */
+    SENTENCE_BIGRAMS,        /* share of the question's word pairs                                                 */
+    SENTENCE_DENSITY,        /* overlap over the length                                                            */
+    SENTENCE_FIRST,          /* of its passage                                                                     */
+    SENTENCE_POSITION,
+    SENTENCE_LENGTH,         /* log of words                                                                       */
+    SENTENCE_SHORT,          /* under 6 words                                                                      */
+    SENTENCE_NEW_NAMES,      /* capitalised words that the question lacks, log                                     */
+    SENTENCE_NEW_NUMBERS,
+    SENTENCE_WHEN_NUMBER,    /* "when", "what year": a year or a month                                             */
+    SENTENCE_COUNT_NUMBER,   /* "how many", "how much", "how long", "what percentage": a number                    */
+    SENTENCE_WHO_NAME, SENTENCE_WHERE_NAME, SENTENCE_WHAT_NAME,
+    SENTENCE_WHY_CAUSE,      /* "why": because, due to, so that, …                                                 */
+    SENTENCE_FEATURES
+};
+
 struct retrieval_sentence {
     size_t passage;        /* index in the result */
     size_t start, end;     /* bytes of that passage's text */
-    double score;
+    double score;          /* larger is better; comparable within one question */
+    float features[SENTENCE_FEATURES];
 };
+enum { RETRIEVAL_SENTENCE_PASSAGES = 5 };
+
+/* Every sentence of the best passages, in their order. */
+enum status retrieval_score_sentences(struct store *store, struct span question, const struct retrieval_result *result,
+                                      struct arena *arena, struct retrieval_sentence **sentences, size_t *count,
+                                      struct error *err) MUST_CHECK;
+/* The best of them: STATUS_NOT_FOUND for an empty result. */
 enum status retrieval_best_sentence(struct store *store, struct span question, const struct retrieval_result *result,
                                     struct arena *arena, struct retrieval_sentence *sentence, struct error *err)
     MUST_CHECK;

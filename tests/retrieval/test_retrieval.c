@@ -198,3 +198,30 @@ TEST(sentences_end_where_they_should)
     check_sentences("...", "...|");
     check_sentences("a.\n\n\n\nb", "a.|b|");
 }
+
+TEST(best_sentence_has_the_question_in_it)
+{
+    struct store *store = open_new_store(check_temp_dir());
+    struct arena arena;
+    struct retrieval_result result = {0};
+    struct retrieval_sentence best = {0}, *all = NULL;
+    struct error err = {0};
+    size_t count = 0;
+    static const char text[] = "The heron is a bird. It was first described in 1758 by a botanist. It eats fish.";
+
+    put_text(store, "/1", "Heron", text);
+    put_text(store, "/2", "Stork", "The stork is another bird. It clatters.");
+    arena_init(&arena, ARENA_BYTES);
+    CHECK_OK(retrieval_search(store, span_from_cstr("When was the heron first described?"), NULL, &arena, &result, &err),
+             &err);
+    CHECK_OK(retrieval_best_sentence(store, span_from_cstr("When was the heron first described?"), &result, &arena, &best,
+                                     &err), &err);
+    CHECK_EQ_SPAN(span_slice(result.passages[best.passage].text, best.start, best.end),
+                  span_from_cstr("It was first described in 1758 by a botanist."));
+    CHECK_OK(retrieval_score_sentences(store, span_from_cstr("heron"), &result, &arena, &all, &count, &err), &err);
+    CHECK(count >= 3);
+    result.count = 0;
+    CHECK_STATUS(retrieval_best_sentence(store, span_from_cstr("heron"), &result, &arena, &best, &err), STATUS_NOT_FOUND);
+    arena_finish(&arena);
+    store_close(store);
+}
