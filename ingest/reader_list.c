@@ -11,6 +11,9 @@ const struct reader *const reader_list[] = {
     &reader_bzip2,
     &reader_xz,
     &reader_zstd,
+    &reader_html,
+    &reader_markdown,
+    &reader_table,
     &reader_text,
     NULL,
 };

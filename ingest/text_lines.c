@@ -8,6 +8,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <strings.h>
 #include <uchardet.h>
 
 #include "base/utf8.h"
@@ -22,6 +23,7 @@ struct text_lines {
     struct source *source;
     struct frame_writer *out;
     enum encoding encoding;
+    char expected[48];      /* what the document says it is; "" nothing */
     iconv_t converter;      /* (iconv_t)-1 unless CONVERTED */
     struct buf lead;        /* bytes read while the encoding was not decided */
     struct buf rest;        /* the last bytes of a piece, which end inside a character */
@@ -165,6 +167,8 @@ static enum status decide(struct text_lines *lines, struct span bytes, size_t *s
         return frame_writer_problem(lines->out, "encoding", 0, "read as %s, a guess", name);
     if (is_utf8_so_far(bytes) && !(bytes.len && memmem(bytes.ptr, bytes.len, "\x1B$", 2))) /* ISO-2022 */
         return use(lines, "UTF-8");
+    if (lines->expected[0] && strcasecmp(lines->expected, "UTF-8") != 0 && use(lines, lines->expected) == STATUS_OK)
+        return STATUS_OK;
     return guess(lines, bytes);
 }
 
@@ -374,6 +378,28 @@ enum status text_lines_next(struct text_lines *lines, struct span *line, struct 
         if (status)
             return status;
     }
+}
+
+enum status text_lines_next_piece(struct text_lines *lines, struct span *piece, struct error *err)
+{
+    while (lines->taken == lines->utf8.len) {
+        enum status status;
+
+        if (lines->ended)
+            return report_bad(lines);
+        drop_taken(lines);
+        status = fill(lines, err);
+        if (status)
+            return status;
+    }
+    *piece = span_of(lines->utf8.ptr + lines->taken, lines->utf8.len - lines->taken);
+    lines->taken = lines->utf8.len;
+    return STATUS_OK;
+}
+
+void text_lines_expect(struct text_lines *lines, const char *encoding)
+{
+    (void)snprintf(lines->expected, sizeof lines->expected, "%s", encoding);
 }
 
 void reader_text_warm_up(void)

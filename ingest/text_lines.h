@@ -18,6 +18,11 @@ void text_lines_close(struct text_lines *lines);
 /* The next line without its end, valid UTF-8, borrowed until the next call. STATUS_NOT_FOUND after the last. */
 enum status text_lines_next(struct text_lines *lines, struct span *line, struct error *err) MUST_CHECK;
 
+/* The same text in pieces of any length, line ends as they stand: for parsers with a grammar of their own. */
+enum status text_lines_next_piece(struct text_lines *lines, struct span *piece, struct error *err) MUST_CHECK;
+/* The encoding that the document itself states, used when its bytes are no UTF-8. Before the first read. */
+void text_lines_expect(struct text_lines *lines, const char *encoding);
+
 /* True when bytes look like text in some encoding: no NUL but in UTF-16, few control characters. */
 bool text_is_likely(struct span head);
 

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "ingest/limits.h"
+#include "ingest/markdown_inline.h"
 #include "tests/harness/check.h"
 #include "tests/ingest/fixture_extract.h"
 #include "tests/ingest/fixture_pdf.h"
@@ -280,5 +281,197 @@ TEST(empty_and_unknown_files)
     fixture_extract(span_of(noise, sizeof noise), "program", false, NULL, NULL, &got);
     check_has_line(&got, "problem {\"code\":\"unknown-type\"…");
     check_has_line(&got, "end …");
+    fixture_result_finish(&got);
+}
+
+/* --- HTML ---------------------------------------------------------------------------------------------------- */
+
+TEST(html_blocks_and_metadata)
+{
+    struct fixture_result got;
+
+    read_text("<!DOCTYPE html><html lang=en><head><title>The\n title</title><meta name=author content='Me &amp; you'>"
+              "<script>var x = '<p>no</p>';</script><style>p{}</style></head><body>"
+              "<h1>Big <i>one</i></h1><p>Para &eacute; &#8364; \xC3\xA9<br>second line"
+              "<ul><li>a<li>b <b>c</b><ol><li>x<li>y</ol></ul><pre>code\n  more</pre>tail",
+              "page.html", &got);
+    check_has_line(&got, "start {\"media_type\":\"text/html\"…");
+    check_has_line(&got, "heading1 Big one");
+    check_has_line(&got, "text Para \xC3\xA9 \xE2\x82\xAC \xC3\xA9");
+    check_has_line(&got, "text second line");
+    check_has_line(&got, "item - a");
+    check_has_line(&got, "item - b c");
+    check_has_line(&got, "item 1. x");
+    check_has_line(&got, "item 2. y");
+    check_has_line(&got, "code code\\n  more");
+    check_has_line(&got, "text tail");
+    check_has_line(&got, "meta {\"title\":\"The title\",\"author\":\"Me & you\",\"language\":\"en\"}");
+    check_has_no(&got, "var x");
+    fixture_result_finish(&got);
+}
+
+TEST(html_tables_of_data_and_of_layout)
+{
+    struct fixture_result got;
+
+    read_text("<table><tr><th>H1<th>H2</tr><tr><td>1<td><p>2 x</p><p>y</p></td></tr><tr><td></td><td>3</td></tr></table>"
+              "<table><tr><td><h2>Layout</h2><p>words</p></td><td>side</td></tr></table>"
+              "<table><tr><td><table><tr><td>inner</td><td>row</td></tr></table></td></tr></table>",
+              "t.html", &got);
+    check_has_line(&got, "row H1\tH2");
+    check_has_line(&got, "row 1\t2 x y");
+    check_has_line(&got, "row \t3"); /* an empty cell keeps its column */
+    check_has_line(&got, "heading2 Layout");
+    check_has_line(&got, "text words");
+    check_has_line(&got, "text side");
+    check_has_line(&got, "row inner\trow");
+    fixture_result_finish(&got);
+}
+
+TEST(html_in_the_encoding_it_states_or_has)
+{
+    static const char *const pages[] = {
+        "<html><meta charset=utf-8><p>\xC3\xBC</p>",
+        "<html><p>\xC3\xBC</p>",                               /* states nothing */
+        "<html><meta charset=iso-8859-1><p>\xC3\xBC</p>",       /* lies: it is UTF-8 */
+        "<html><meta charset=\"iso-8859-1\"><p>\xFC</p>",
+        "<html><meta http-equiv=content-type content='text/html; charset=windows-1252'><p>\xFC</p>",
+    };
+
+    for (size_t i = 0; i < sizeof pages / sizeof *pages; i++) {
+        struct fixture_result got;
+
+        read_text(pages[i], "x.html", &got);
+        check_has_line(&got, "text \xC3\xBC");
+        fixture_result_finish(&got);
+    }
+}
+
+TEST(html_hostile_nesting_ends)
+{
+    struct buf page;
+    struct fixture_result got;
+
+    buf_init(&page, 8 << 20);
+    CHECK(buf_append_cstr(&page, "<html>") == STATUS_OK);
+    for (int i = 0; i < 20000; i++)
+        CHECK(buf_append_cstr(&page, i % 3 ? "<div><b>" : "<table><tr><td><ul><li>") == STATUS_OK);
+    CHECK(buf_append_cstr(&page, "at the bottom") == STATUS_OK);
+    fixture_extract(buf_span(&page), "deep.html", false, NULL, NULL, &got);
+    CHECK_EQ_INT(got.code, 0);
+    CHECK(strstr(got.text.ptr, "at the bottom"));
+    check_has_line(&got, "end …");
+    fixture_result_finish(&got);
+    buf_finish(&page);
+}
+
+TEST(html_entities_do_not_expand)
+{
+    struct fixture_result got;
+
+    read_text("<!DOCTYPE html [<!ENTITY a \"xxxxxxxxxx\"><!ENTITY b \"&a;&a;&a;\"><!ENTITY f SYSTEM \"/etc/passwd\">]>"
+              "<html><p>&b; &f; end</p>",
+              "e.html", &got);
+    check_has_no(&got, "xxxxxxxxxxx");
+    check_has_no(&got, "root:");
+    fixture_result_finish(&got);
+}
+
+/* --- Markdown ------------------------------------------------------------------------------------------------ */
+
+TEST(markdown_blocks)
+{
+    struct fixture_result got;
+
+    read_text("---\ntitle: \"My doc\"\nauthor: Me\n---\n"
+              "# Heading *one* with `code` #\n\nSetext two\n----------\nText goes\non.\n\n"
+              "- item one\n  continues\n- item two\n    - nested\n1. first\n2. second\n\n"
+              "| A | B |\n|---|:-:|\n| 1 `a|b` | 2 \\| 3 |\n\n"
+              "```c\nint x = *p;\n\n   y\n```\n\n    indented\n\n    code\n\n> quote here\n> more\n\n"
+              "<!-- a comment\nover lines -->\n***\nlast\n1984 was a year\n",
+              "doc.md", &got);
+    check_has_line(&got, "start {\"media_type\":\"text/markdown\"…");
+    check_has_line(&got, "heading1 Heading one with code");
+    check_has_line(&got, "heading2 Setext two");
+    check_has_line(&got, "text Text goes on.");
+    check_has_line(&got, "item - item one continues");
+    check_has_line(&got, "item - nested");
+    check_has_line(&got, "item 1. first");
+    check_has_line(&got, "row A\tB");
+    check_has_line(&got, "row 1 a|b\t2 | 3");
+    check_has_line(&got, "code int x = *p;\\n\\n   y");
+    check_has_line(&got, "code indented\\n\\ncode");
+    check_has_line(&got, "text quote here more");
+    check_has_line(&got, "text last 1984 was a year");
+    check_has_line(&got, "meta {\"title\":\"My doc\",\"author\":\"Me\"}");
+    check_has_no(&got, "comment");
+    fixture_result_finish(&got);
+}
+
+TEST(markdown_inline_marks)
+{
+    static const struct {
+        const char *source, *text;
+    } cases[] = {
+        {"**bold** and _em_ and ***both***", "bold and em and both"},
+        {"snake_case_name and 5 * 3 * 2 and a*b", "snake_case_name and 5 * 3 * 2 and a*b"},
+        {"~~gone~~ and ~ this", "gone and ~ this"},
+        {"`a*b*` and ``c`d``", "a*b* and c`d"},
+        {"an ` alone", "an ` alone"},
+        {"[a link](http://x.y/(z) \"t\"), [b][ref], ![pic](p.png)", "a link, b, pic"},
+        {"[not a link] and a[0]", "[not a link] and a[0]"},
+        {"[![badge](b.svg)](http://x)", "badge"},
+        {"<https://a.b/c> <me@x.y> <b>x</b> 1 < 2 > 0", "https://a.b/c me@x.y x 1 < 2 > 0"},
+        {"&amp; &lt; &#8364; &#x41; &nothing; AT&T", "& < \xE2\x82\xAC A &nothing; AT&T"},
+        {"\\*not\\* a \\path", "*not* a \\path"},
+        {"x <!-- gone --> y", "x  y"},
+        {"*", "*"},
+        {"", ""},
+    };
+
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct buf out;
+
+        buf_init(&out, 4096);
+        CHECK_OK(markdown_inline(span_from_cstr(cases[i].source), &out), (struct error *)NULL);
+        CHECK_EQ_STR(buf_cstr(&out), cases[i].text);
+        buf_finish(&out);
+    }
+}
+
+TEST(markdown_inline_survives_anything)
+{
+    static const char alphabet[] = "**__~~``[]()!<>&;#\\ ab\n-";
+    char text[400];
+
+    for (int round = 0; round < 20000; round++) {
+        size_t len = check_random() % sizeof text;
+        struct buf out;
+
+        for (size_t i = 0; i < len; i++)
+            text[i] = alphabet[check_random() % (sizeof alphabet - 1)];
+        buf_init(&out, 4096);
+        CHECK_OK(markdown_inline(span_of(text, len), &out), (struct error *)NULL);
+        CHECK(out.len <= 4 * len + 4);
+        buf_finish(&out);
+    }
+}
+
+/* --- Tables -------------------------------------------------------------------------------------------------- */
+
+TEST(csv_and_tsv)
+{
+    struct fixture_result got;
+
+    read_text("a,b,\"c \"\"q\"\" d, e\"\n1,\"two\nlines\",3\n,,4\n", "x.csv", &got);
+    check_has_line(&got, "row a\tb\tc \"q\" d, e");
+    check_has_line(&got, "row 1\ttwo lines\t3");
+    check_has_line(&got, "row \t\t4");
+    fixture_result_finish(&got);
+    read_text("a;b\n1,5;2\n", "x.csv", &got);
+    check_has_line(&got, "row 1,5\t2");
+    fixture_result_finish(&got);
+    read_text("a\tb, c\n", "x.tsv", &got);
+    check_has_line(&got, "row a\tb, c");
     fixture_result_finish(&got);
 }
