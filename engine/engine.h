@@ -101,7 +101,8 @@ struct sequence_status {
 };
 
 /* Admission: STATUS_LIMIT when prompt + max_tokens exceed the window, STATUS_BUSY when the caches are full of
- * admitted work (retry after another ends); nothing admitted is ever evicted. */
+ * admitted work (retry after another ends); nothing admitted is ever evicted. Batch work is admitted only while a
+ * quarter of the caches stays free for interactive work, unless it is alone. */
 enum status sequence_create(struct engine *engine, const struct sequence_options *options,
                             struct sequence **sequence, struct error *err) MUST_CHECK;
 void sequence_destroy(struct sequence *sequence); /* frees its pages; NULL allowed */

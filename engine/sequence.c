@@ -48,13 +48,18 @@ static bool find_stop_string(const struct sequence *q, size_t from, size_t *at)
     return found;
 }
 
-/* Adds a token's text, or at the end what the decoder holds. True when a stop string was met. */
+/* Adds a token's text, or at the end what the decoder holds. True when a stop string was met. Ids beyond the
+ * tokenizer's (published vocabularies are padded) have no text. */
 static enum status grow_text(struct sequence *q, const int32_t *token, bool *stopped)
 {
     size_t from = q->text.len, at;
-    enum status s = token ? decoder_put(&q->decoder, *token, &q->text) : decoder_flush(&q->decoder, &q->text);
+    enum status s = STATUS_OK;
 
     *stopped = false;
+    if (!token)
+        s = decoder_flush(&q->decoder, &q->text);
+    else if (*token < tokenizer_vocab_size(q->engine->tokenizer))
+        s = decoder_put(&q->decoder, *token, &q->text);
     if (s)
         return s;
     if (find_stop_string(q, from, &at)) {
@@ -278,6 +283,16 @@ static bool reuse_page(struct sequence *q, const int32_t *tokens, void *scratch)
     return true;
 }
 
+/* Batch work that is there already must leave a quarter of the caches to people who wait; alone it may take all. */
+static bool room_for_batch(const struct engine *e, int64_t pages)
+{
+    bool alone = true;
+
+    for (size_t i = 0; i < e->sequences.count; i++)
+        alone = alone && !sequence_alive(e->sequences.items[i]);
+    return alone || kv_cache_free_pages(e->cache) - pages >= kv_cache_pages(e->cache) / 4;
+}
+
 /* Reserves every page the sequence can need, and fills the first ones from the caches. The last position is always
  * computed: its logits are needed. */
 static enum status admit(struct sequence *q, struct error *err)
@@ -290,6 +305,8 @@ static enum status admit(struct sequence *q, struct error *err)
 
     if (vec_reserve(&q->pages, (size_t)pages))
         return error_set(err, STATUS_NO_MEMORY, "out of memory");
+    if (q->class == SEQUENCE_BATCH && !room_for_batch(e, pages))
+        return error_set(err, STATUS_BUSY, "batch work holds its share of the caches already");
     if (!kv_cache_reserve(e->cache, pages))
         return error_set(err, STATUS_BUSY, "the caches are full: %lld pages are needed, %lld are free",
                          (long long)pages, (long long)kv_cache_free_pages(e->cache));
