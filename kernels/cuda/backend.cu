@@ -64,6 +64,7 @@ static enum status cuda_open(const struct ops_options *options, struct ops *ops,
                          cudaGetErrorString(error));
     }
     backend->device = options->device;
+    backend->wgmma = properties.major == 9;
     backend->sm_count = properties.multiProcessorCount;
     backend->smem_per_block = (size_t)smem;
     ops->state = backend;

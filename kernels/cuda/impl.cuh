@@ -30,10 +30,11 @@ enum status cuda_alloc(struct ops *ops, size_t bytes, void **memory);
 void cuda_free(struct ops *ops, void *memory);
 enum status cuda_upload(struct ops *ops, void *device, const void *host, size_t bytes);
 
-/* The left side of a product in the form the weight's rounding asks for: BF16 values (e4m3 codes or rounded
- * activations, both exact in BF16) with an F32 scale a group of 128, or plain F32. */
+/* The left side of a product in the form that weight and device ask for: e4m3 codes, or BF16 values (of codes or of
+ * rounded activations), with an F32 scale a group of 128, or plain F32. One of the three pointers is set. */
 struct operand {
-    const __nv_bfloat16 *values;     /* NULL in the F32 form */
+    const uint8_t *codes;
+    const __nv_bfloat16 *values;
     const float *scale;              /* [rows, ceil(K/128)], NULL unless the weight is FP8 */
     const float *plain;              /* the F32 form */
     int64_t row_stride, head_stride; /* elements */
@@ -44,6 +45,10 @@ struct operand {
 enum status cuda_operand(struct ops *ops, const struct cuda_weight *like, const float *x, int64_t row_stride,
                          int64_t head_stride, int heads, int64_t T, int K, enum scratch_slot values,
                          enum scratch_slot scales, struct operand *operand);
+
+/* The indexer's queries: BF16 values of the codes, one scale a (token, head); Di <= 128. */
+enum status cuda_queries(struct ops *ops, const float *q, int64_t row_stride, int64_t head_stride, int heads, int64_t T,
+                         int Di, enum scratch_slot values, enum scratch_slot scales, struct operand *operand);
 
 /* A grouped product: tile i of 64 rows uses weight tile_expert[i] and rows row_index[64 i …] (-1: none). */
 struct grouping {

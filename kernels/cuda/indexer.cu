@@ -78,16 +78,11 @@ static enum status scores_of_rows(struct ops *ops, const struct ops_indexer_args
 
     v.plain = args->shape.numerics == NUMERICS_PLAIN;
     if (!v.plain) {
-        /* One scale a (token, head): with Di <= 128 that is one group, as for an FP8 weight's activations. */
-        struct cuda_weight like = {};
         struct operand operand;
 
         if (Di > SCALE_GROUP)
             return STATUS_UNSUPPORTED;
-        like.dtype = DTYPE_F8E4M3;
-        like.numerics = NUMERICS_FP8;
-        status =
-            cuda_operand(ops, &like, rows, q->strides[0], q->strides[1], Hi, count, Di, SCRATCH_C, SCRATCH_D, &operand);
+        status = cuda_queries(ops, rows, q->strides[0], q->strides[1], Hi, count, Di, SCRATCH_C, SCRATCH_D, &operand);
         if (status)
             return status;
         v.values = operand.values;

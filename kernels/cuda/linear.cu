@@ -1,8 +1,8 @@
 /* linear.cu: matrix products y = x wᵀ, 2-D, per head and grouped by expert.
  *
- * FP8 weights:  x is quantised to e4m3 (one ue8m0 scale per row and 128 of K). e4m3 values are exact in BF16,
- *               so the products run on BF16 tensor cores with F32 sums (mma.sync; FP8 mma.sync is emulated on
- *               Hopper), and every 128 of K the partial sum is scaled by sa * sw and added: the V3.2 rule.
+ * FP8 weights:  x is quantised to e4m3 (one ue8m0 scale per row and 128 of K). On Hopper linear_wgmma.cu takes
+ *               the product. Elsewhere, e4m3 values being exact in BF16, it runs on BF16 tensor cores with F32
+ *               sums, and every 128 of K the partial sum is scaled by sa * sw and added: the V3.2 rule.
  * BF16 weights: x is rounded to BF16, one sum over all of K.
  * F32 weights and NUMERICS_PLAIN: F32 multiply-adds on (dequantised) weights.
  *
@@ -13,20 +13,9 @@
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/impl.cuh"
 #include "kernels/cuda/mma.cuh"
+#include "kernels/cuda/product.cuh"
 
 enum { TILE_M = GROUP_TILE_ROWS, TILE_N = 128, TILE_K = 64, PAD_K = TILE_K + 8, MMA_THREADS = 256 };
-
-struct product {
-    struct operand x;
-    const void *w;
-    const float *w_scale;
-    int64_t N, K, T;
-    struct grouping group; /* row_index NULL: not grouped */
-    float *y;
-    int64_t y_row_stride, y_head_stride;
-    int heads;
-    bool accumulate;
-};
 
 /* --- Tensor-core form ------------------------------------------------------------------------------------------ */
 
@@ -117,17 +106,8 @@ template <bool Fp8> static __global__ void __launch_bounds__(MMA_THREADS) produc
     } else {
         w = (const uint8_t *)w + head * p.N * p.K * (Fp8 ? 1 : 2);
     }
-    if (threadIdx.x < TILE_M) {
-        int64_t row = tile_row + threadIdx.x;
-
-        if (p.group.row_index) {
-            int32_t index = p.group.row_index[row];
-
-            rows[threadIdx.x] = index < 0 ? -1 : index / p.group.row_divisor;
-        } else {
-            rows[threadIdx.x] = row < p.T ? (int32_t)row : -1;
-        }
-    }
+    if (threadIdx.x < TILE_M)
+        rows[threadIdx.x] = product_row(p, tile_row + threadIdx.x);
     __syncthreads();
 
     for (int64_t k0 = 0; k0 < p.K; k0 += TILE_K) {
@@ -240,17 +220,8 @@ static __global__ void __launch_bounds__(PLAIN_THREADS) product_plain(struct pro
 
         w = (const uint8_t *)w + head * p.N * p.K * bytes;
     }
-    if (threadIdx.x < TILE_M) {
-        int64_t row = tile_row + threadIdx.x;
-
-        if (p.group.row_index) {
-            int32_t index = p.group.row_index[row];
-
-            rows[threadIdx.x] = index < 0 ? -1 : index / p.group.row_divisor;
-        } else {
-            rows[threadIdx.x] = row < p.T ? (int32_t)row : -1;
-        }
-    }
+    if (threadIdx.x < TILE_M)
+        rows[threadIdx.x] = product_row(p, tile_row + threadIdx.x);
     __syncthreads();
 
     for (int64_t k0 = 0; k0 < p.K; k0 += PLAIN_K) {
@@ -327,6 +298,8 @@ enum status cuda_product(struct ops *ops, const struct operand *operand, const s
     /* grid y holds 65,535 blocks: 4M rows at once; the engine's chunks are far smaller. */
     if (row_tiles > 65535 || weight->heads > 65535)
         return STATUS_UNSUPPORTED;
+    if (operand->codes)
+        return cuda_product_wgmma(ops, &p);
     if (is_plain(weight)) {
         dim3 grid(ceil_div(weight->N, PLAIN_N), row_tiles, (unsigned)weight->heads);
 
@@ -346,69 +319,102 @@ enum status cuda_product(struct ops *ops, const struct operand *operand, const s
 /* --- The left side
  * ---------------------------------------------------------------------------------------------------- */
 
-/* BF16 of x, or of its e4m3 rounding (one warp a group; the scale goes to `scale`). */
-template <bool Fp8>
+enum operand_form { OPERAND_BF16, OPERAND_BF16_OF_E4M3, OPERAND_E4M3 };
+
+/* BF16 of x, BF16 of its e4m3 rounding, or the e4m3 codes. One warp a group of 128; the scale goes to `scale`. */
+template <enum operand_form Form>
 static __global__ void operand_kernel(const float *x, int64_t row_stride, int64_t head_stride, int heads, int64_t R,
-                                      int K, int groups, __nv_bfloat16 *values, float *scale)
+                                      int K, int groups, void *out, float *scale)
 {
     int64_t at = (int64_t)blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP, r = at / groups;
-    int g = (int)(at % groups), start = g * SCALE_GROUP, lane = threadIdx.x % WARP, count = min(SCALE_GROUP, K - start);
+    int g = (int)(at % groups), start = g * SCALE_GROUP, lane = threadIdx.x % WARP,
+        count = min((int)SCALE_GROUP, K - start);
     const float *source;
     float amax = 0.0f, s = 1.0f;
 
     if (r >= R)
         return;
     source = x + r / heads * row_stride + r % heads * head_stride + start;
-    if (Fp8) {
+    if (Form != OPERAND_BF16) {
         for (int i = lane; i < count; i += WARP)
             amax = fmaxf(amax, fabsf(source[i]));
         s = ue8m0_scale(warp_max(amax));
         if (lane == 0)
             scale[r * groups + g] = s;
     }
-    for (int i = lane; i < count; i += WARP)
-        values[r * K + start + i] = __float2bfloat16_rn(Fp8 ? e4m3_to_float(float_to_e4m3(source[i] / s)) : source[i]);
+    for (int i = lane; i < count; i += WARP) {
+        if (Form == OPERAND_E4M3) {
+            ((uint8_t *)out)[r * K + start + i] = float_to_e4m3(source[i] / s);
+        } else {
+            float value = Form == OPERAND_BF16 ? source[i] : e4m3_to_float(float_to_e4m3(source[i] / s));
+
+            ((__nv_bfloat16 *)out)[r * K + start + i] = __float2bfloat16_rn(value);
+        }
+    }
+}
+
+static enum status make_operand(struct ops *ops, enum operand_form form, const float *x, int64_t row_stride,
+                                int64_t head_stride, int heads, int64_t T, int K, enum scratch_slot values,
+                                enum scratch_slot scales, struct operand *operand)
+{
+    int groups = (int)ceil_div(K, SCALE_GROUP);
+    int64_t R = T * heads;
+    unsigned blocks = ceil_div(R * groups, 4);
+    cudaStream_t stream = backend_of(ops)->stream;
+    void *out = NULL, *scale = NULL;
+    enum status status = cuda_scratch(ops, values, (size_t)R * K * (form == OPERAND_E4M3 ? 1 : 2), &out);
+
+    if (!status && form != OPERAND_BF16)
+        status = cuda_scratch(ops, scales, (size_t)R * groups * sizeof(float), &scale);
+    if (status)
+        return status;
+    if (R > 0) {
+        if (form == OPERAND_E4M3)
+            LAUNCH((operand_kernel<OPERAND_E4M3>), blocks, 4 * WARP, 0, stream, x, row_stride, head_stride, heads, R, K,
+                   groups, out, (float *)scale);
+        else if (form == OPERAND_BF16_OF_E4M3)
+            LAUNCH((operand_kernel<OPERAND_BF16_OF_E4M3>), blocks, 4 * WARP, 0, stream, x, row_stride, head_stride,
+                   heads, R, K, groups, out, (float *)scale);
+        else
+            LAUNCH((operand_kernel<OPERAND_BF16>), blocks, 4 * WARP, 0, stream, x, row_stride, head_stride, heads, R, K,
+                   groups, out, (float *)scale);
+        CUDA_LAUNCHED(ops);
+    }
+    *operand = {};
+    if (form == OPERAND_E4M3)
+        operand->codes = (const uint8_t *)out;
+    else
+        operand->values = (const __nv_bfloat16 *)out;
+    operand->scale = (const float *)scale;
+    operand->row_stride = (int64_t)heads * K;
+    operand->head_stride = K;
+    operand->scale_row_stride = groups;
+    return STATUS_OK;
 }
 
 enum status cuda_operand(struct ops *ops, const struct cuda_weight *like, const float *x, int64_t row_stride,
                          int64_t head_stride, int heads, int64_t T, int K, enum scratch_slot values,
                          enum scratch_slot scales, struct operand *operand)
 {
-    int groups = (int)ceil_div(K, SCALE_GROUP);
-    int64_t R = T * heads;
-    void *bf16 = NULL, *scale = NULL;
-    enum status status;
+    enum operand_form form = OPERAND_BF16;
 
-    *operand = {};
     if (is_plain(like)) {
+        *operand = {};
         operand->plain = x;
         operand->row_stride = row_stride;
         operand->head_stride = head_stride;
         return STATUS_OK;
     }
-    status = cuda_scratch(ops, values, (size_t)R * K * sizeof(__nv_bfloat16), &bf16);
-    if (!status && like->dtype == DTYPE_F8E4M3)
-        status = cuda_scratch(ops, scales, (size_t)R * groups * sizeof(float), &scale);
-    if (status)
-        return status;
-    if (R > 0) {
-        unsigned blocks = ceil_div(R * groups, 4);
-        cudaStream_t stream = backend_of(ops)->stream;
+    if (like->dtype == DTYPE_F8E4M3)
+        form =
+            product_takes_wgmma(backend_of(ops), like->dtype, like->numerics, K) ? OPERAND_E4M3 : OPERAND_BF16_OF_E4M3;
+    return make_operand(ops, form, x, row_stride, head_stride, heads, T, K, values, scales, operand);
+}
 
-        if (like->dtype == DTYPE_F8E4M3)
-            LAUNCH((operand_kernel<true>), blocks, 4 * WARP, 0, stream, x, row_stride, head_stride, heads, R, K, groups,
-                   (__nv_bfloat16 *)bf16, (float *)scale);
-        else
-            LAUNCH((operand_kernel<false>), blocks, 4 * WARP, 0, stream, x, row_stride, head_stride, heads, R, K,
-                   groups, (__nv_bfloat16 *)bf16, NULL);
-        CUDA_LAUNCHED(ops);
-    }
-    operand->values = (const __nv_bfloat16 *)bf16;
-    operand->scale = (const float *)scale;
-    operand->row_stride = (int64_t)heads * K;
-    operand->head_stride = K;
-    operand->scale_row_stride = groups;
-    return STATUS_OK;
+enum status cuda_queries(struct ops *ops, const float *q, int64_t row_stride, int64_t head_stride, int heads, int64_t T,
+                         int Di, enum scratch_slot values, enum scratch_slot scales, struct operand *operand)
+{
+    return make_operand(ops, OPERAND_BF16_OF_E4M3, q, row_stride, head_stride, heads, T, Di, values, scales, operand);
 }
 
 enum status cuda_linear(struct ops *ops, const struct ops_linear_args *args)

@@ -55,6 +55,17 @@ static __device__ __forceinline__ void cp_async_16(void *shared, const void *glo
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(global), "r"(bytes) : "memory");
 }
 
+/* Copies begun since the last commit form a group; wait<n> lets the n newest groups go on. */
+static __device__ __forceinline__ void cp_async_commit(void)
+{
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+template <int Newest> static __device__ __forceinline__ void cp_async_wait(void)
+{
+    asm volatile("cp.async.wait_group %0;" ::"n"(Newest) : "memory");
+}
+
 static __device__ __forceinline__ void cp_async_wait_all(void)
 {
     asm volatile("cp.async.wait_all;" ::: "memory");
@@ -93,7 +104,13 @@ static inline void ldmatrix_x4_trans(uint32_t (&r)[4], const void *row)
 
 /* Delivered as late as the rules allow: NaN bytes until the issuing thread waits. */
 #define cp_async_16(shared, global, valid) emulated_copy_begin((shared), (global), (valid) ? 16 : 0)
-#define cp_async_wait_all()                emulated_copy_wait()
+#define cp_async_commit()                  emulated_copy_commit()
+#define cp_async_wait_all()                emulated_copy_wait(-1)
+
+template <int Newest> static inline void cp_async_wait(void)
+{
+    emulated_copy_wait(Newest);
+}
 
 /* Every lane shows its fragments to the warp and takes the four sums it owns, in double. */
 static inline void mma_16x8x16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2])

@@ -8,8 +8,9 @@
  *
  * Emulated: grids, blocks, static and dynamic shared memory (filled with NaN patterns before each block),
  * __syncthreads, __syncwarp, shuffles, ballots, atomics on shared and global memory, mma.sync m16n8k16 on BF16,
- * ldmatrix, cp.async (delivered at the latest moment the rules allow).
- * Not emulated: time, caches, memory order between blocks, bulk copies, mbarriers, wgmma. The hardware judges. */
+ * ldmatrix, cp.async and wgmma on e4m3 (delivered at the latest moment the rules allow).
+ * Not emulated: time, caches, memory order between blocks, proxy fences, bulk copies, mbarriers, the 14 bits inside
+ * Hopper's FP8 sums. The hardware judges. */
 #ifndef KERNELS_CUDA_EMULATED_CUDA_RUNTIME_H
 #define KERNELS_CUDA_EMULATED_CUDA_RUNTIME_H
 
@@ -63,7 +64,13 @@ enum { EMULATED_EXCHANGE_BYTES = 64 };
 
 /* cp.async: 16 bytes that arrive only when this thread waits; until then the destination holds NaN bytes. */
 void emulated_copy_begin(void *shared, const void *global, int bytes);
-void emulated_copy_wait(void);
+void emulated_copy_commit(void);
+void emulated_copy_wait(int newest); /* lets that many of the newest groups go on; -1: nothing goes on */
+
+/* wgmma.m64n128k32 on e4m3: descriptors are addresses / 16 of swizzled tiles. Sums hold NaN until the wait. */
+void emulated_wgmma_begin(float *d, uint64_t a, uint64_t b, bool add);
+void emulated_wgmma_wait(void);
+void emulated_trap(const char *what) __attribute__((noreturn));
 
 #define __syncthreads() emulated_sync_block()
 #define __syncwarp()    ((void)emulated_exchange(NULL, 0))

@@ -4,6 +4,7 @@
  * permutation from a seeded generator. A fiber runs until it meets a barrier or ends. A round in which nobody
  * could move is a deadlock: the barrier's arrivals are printed and the process ends, since a kernel that hangs
  * a GPU must not pass a test. Rounds are drawn per block, so every launch sees many orders. */
+#include "cuda_fp8.h"
 #include "cuda_runtime.h"
 
 #include <stdio.h>
@@ -22,11 +23,21 @@ struct copy {
     void *shared;
     const void *global;
     int bytes;
+    unsigned group; /* commits before it was begun */
+};
+
+struct product {
+    float *d;
+    uint64_t a, b;
+    bool add;
 };
 
 struct fiber {
     struct emulated_thread thread; /* first: emulated_current points here */
     std::vector<copy> copies;      /* begun, not yet waited for */
+    unsigned copy_groups;          /* committed */
+    std::vector<product> products; /* begun, not yet waited for */
+    float sums[64];                /* what the first of them adds to */
     ucontext_t context;
     enum fiber_state state;
     unsigned warp, lane;
@@ -108,16 +119,75 @@ void emulated_copy_begin(void *shared, const void *global, int bytes)
         abort();
     }
     memset(shared, 0xFF, 16);
-    ((fiber *)emulated_current)->copies.push_back({shared, global, bytes});
+    ((fiber *)emulated_current)->copies.push_back({shared, global, bytes, ((fiber *)emulated_current)->copy_groups});
 }
 
-void emulated_copy_wait(void)
+void emulated_copy_commit(void)
 {
-    for (const copy &c : ((fiber *)emulated_current)->copies) {
+    ((fiber *)emulated_current)->copy_groups++;
+}
+
+void emulated_copy_wait(int newest)
+{
+    fiber *me = (fiber *)emulated_current;
+    std::vector<copy> left;
+
+    for (const copy &c : me->copies) {
+        if (newest >= 0 && c.group + (unsigned)newest >= me->copy_groups) {
+            left.push_back(c);
+            continue;
+        }
         memset(c.shared, 0, 16);
         memcpy(c.shared, c.global, (size_t)c.bytes);
     }
-    ((fiber *)emulated_current)->copies.clear();
+    me->copies = left;
+}
+
+void emulated_wgmma_begin(float *d, uint64_t a, uint64_t b, bool add)
+{
+    fiber *me = (fiber *)emulated_current;
+
+    if (me->products.empty())
+        memcpy(me->sums, d, sizeof me->sums);
+    else if (me->products.back().d != d)
+        emulated_trap("products into two sets of sums without a wait");
+    me->products.push_back({d, a, b, add});
+    memset(d, 0xFF, sizeof me->sums);
+}
+
+/* Byte `k` (0-31) of row `row` of a swizzled tile whose descriptor was advanced inside its 128-byte rows. */
+static float wgmma_value(uint64_t descriptor, unsigned row, unsigned k)
+{
+    uintptr_t at = (uintptr_t)(descriptor << 4) + row * 128 + k;
+
+    return f32_from_e4m3(*(const uint8_t *)(at ^ (at >> 7 & 7) << 4));
+}
+
+void emulated_wgmma_wait(void)
+{
+    fiber *me = (fiber *)emulated_current;
+    unsigned thread = me->thread.index.x % 128, lane = thread % 32;
+
+    if (me->products.empty())
+        return;
+    for (const product &p : me->products)
+        for (unsigned i = 0; i < 64; i++) {
+            unsigned row = 16 * (thread / 32) + lane / 4 + 8 * (i / 2 % 2),
+                     column = 8 * (i / 4) + 2 * (lane % 4) + i % 2;
+            double sum = p.add ? me->sums[i] : 0.0;
+
+            for (unsigned k = 0; k < 32; k++)
+                sum += (double)wgmma_value(p.a, row, k) * (double)wgmma_value(p.b, column, k);
+            me->sums[i] = (float)sum;
+        }
+    memcpy(me->products[0].d, me->sums, sizeof me->sums);
+    me->products.clear();
+}
+
+void emulated_trap(const char *what)
+{
+    fprintf(stderr, "cuda-emulated: %s: %s\n", machine.name, what);
+    abort();
 }
 
 void *emulated_dynamic_shared(void)
@@ -174,6 +244,8 @@ static void run_block(void)
         f->context.uc_link = NULL;
         makecontext(&f->context, fiber_main, 0);
         f->copies.clear();
+        f->copy_groups = 0;
+        f->products.clear();
         f->state = RUNNABLE;
         f->warp = i / LANES;
         f->lane = i % LANES;
@@ -201,9 +273,8 @@ static void run_block(void)
             (void)swapcontext(&machine.scheduler, &f->context);
             left -= f->state == ENDED;
             ran = true;
-            if (f->state == ENDED && !f->copies.empty()) {
-                fprintf(stderr, "cuda-emulated: %s: a thread ended with asynchronous copies in flight\n",
-                        machine.name);
+            if (f->state == ENDED && (!f->copies.empty() || !f->products.empty())) {
+                fprintf(stderr, "cuda-emulated: %s: a thread ended with asynchronous work in flight\n", machine.name);
                 abort();
             }
         }

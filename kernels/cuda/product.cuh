@@ -1,0 +1,40 @@
+/* product.cuh: one product as its kernels see it. */
+#ifndef KERNELS_CUDA_PRODUCT_CUH
+#define KERNELS_CUDA_PRODUCT_CUH
+
+#include "kernels/cuda/device.cuh"
+#include "kernels/cuda/impl.cuh"
+
+struct product {
+    struct operand x;
+    const void *w;
+    const float *w_scale;
+    int64_t N, K, T;
+    struct grouping group; /* row_index NULL: not grouped */
+    float *y;
+    int64_t y_row_stride, y_head_stride;
+    int heads;
+    bool accumulate;
+};
+
+/* The operand's row for row `row` of y; -1: none. */
+static __device__ __forceinline__ int32_t product_row(const struct product &p, int64_t row)
+{
+    if (p.group.row_index) {
+        int32_t index = p.group.row_index[row];
+
+        return index < 0 ? -1 : index / p.group.row_divisor;
+    }
+    return row < p.T ? (int32_t)row : -1;
+}
+
+/* Whether FP8 products with K columns run on wgmma: Hopper, rows that start on 16 bytes. */
+static inline bool product_takes_wgmma(const struct cuda_backend *backend, enum dtype dtype, enum numerics numerics,
+                                       int64_t K)
+{
+    return backend->wgmma && dtype == DTYPE_F8E4M3 && numerics == NUMERICS_FP8 && K % 16 == 0;
+}
+
+enum status cuda_product_wgmma(struct ops *ops, const struct product *product);
+
+#endif
