@@ -62,8 +62,8 @@ static void probabilities(const struct ops_router_args *args, const float *logit
         p[e] = args->scoring == ROUTER_SIGMOID ? 1 / (1 + exp(-(double)logits[e])) : exp(logits[e] - largest);
         total += p[e];
     }
-    for (int e = 0; args->scoring == ROUTER_SOFTMAX && e < E; e++)
-        p[e] /= total;
+    for (int e = 0; e < E; e++) /* p is an F32 value: a saturated sigmoid is 1 and ties with others */
+        p[e] = (float)(args->scoring == ROUTER_SOFTMAX ? p[e] / total : p[e]);
 }
 
 enum status ref_router(struct ops *ops, const struct ops_router_args *args)

@@ -1,0 +1,25 @@
+/* isa/table.c: the table of one instruction set. */
+#include "kernels/cpu/isa/functions.h"
+
+#define ISA_TEXT_(text) #text
+#define ISA_TEXT(text) ISA_TEXT_(text)
+
+const struct cpu_isa ISA(cpu_isa) = {
+    .name = ISA_TEXT(ISA_SUFFIX),
+    .gemm = ISA(gemm),
+    .round_bf16 = ISA(round_bf16),
+    .round_fp8 = ISA(round_fp8),
+    .rmsnorm = ISA(rmsnorm),
+    .layernorm = ISA(layernorm),
+    .add = ISA(add),
+    .add_scaled = ISA(add_scaled),
+    .swiglu = ISA(swiglu),
+    .sigmoid = ISA(sigmoid),
+    .softmax = ISA(softmax),
+    .hadamard = ISA(hadamard),
+    .index_tile = ISA(index_tile),
+    .index_scores = ISA(index_scores),
+    .topk = ISA(topk),
+    .attention_scratch_bytes = ISA(attention_scratch_bytes),
+    .attention = ISA(attention),
+};

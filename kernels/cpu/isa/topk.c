@@ -1,0 +1,191 @@
+/* isa/topk.c: the k largest of a row, exactly, ties to the lowest position, output in order of position.
+ *
+ * 1. A pivot from 1024 strided samples, three deviations on the safe side.
+ * 2. One pass keeps values and positions strictly above the pivot and counts those equal to it. The store is
+ *    unconditional: a branch on "any above?" is mispredicted often enough to double the time.
+ * 3. above >= k: the threshold is the k-th of the few that were kept (radix select on their bit patterns).
+ *    above < k <= above + equal: the pivot itself is the threshold (ReLU makes such ties common).
+ *    Otherwise the sample misled: the threshold is selected from the whole row.
+ * 4. What exceeds the threshold, and the first of those that equal it, are written in order.
+ *
+ * NaN counts as -inf and -0 as +0 (vf_ordered). */
+#include <math.h>
+
+#include "kernels/cpu/isa/functions.h"
+
+enum { SAMPLES = 1024, RADIX_BITS = 11, RADIX_BINS = 1 << RADIX_BITS };
+
+/* Unsigned order of the result is the order of the floats; no NaN, no -0. */
+static uint32_t order_bits(float value)
+{
+    uint32_t bits = f32_bits(value);
+
+    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+
+static float value_of_order(uint32_t order)
+{
+    return f32_from_bits(order & 0x80000000u ? order & 0x7fffffffu : ~order);
+}
+
+/* The rank-th largest (1 = largest) of keys[0..count), which is overwritten. */
+static uint32_t select_rank(uint32_t *keys, int32_t count, int32_t rank)
+{
+    static const int shifts[] = {21, 10, 0};
+    uint32_t prefix = 0;
+
+    for (int pass = 0; pass < 3; pass++) {
+        uint32_t histogram[RADIX_BINS] = {0}, mask = pass == 2 ? (1u << 10) - 1 : RADIX_BINS - 1;
+        int32_t kept = 0;
+        uint32_t bin = mask;
+
+        for (int32_t i = 0; i < count; i++)
+            histogram[keys[i] >> shifts[pass] & mask]++;
+        while ((int32_t)histogram[bin] < rank)
+            rank -= (int32_t)histogram[bin--];
+        prefix |= bin << shifts[pass];
+        for (int32_t i = 0; i < count; i++) {
+            keys[kept] = keys[i];
+            kept += (keys[i] >> shifts[pass] & mask) == bin;
+        }
+        count = kept;
+    }
+    return prefix;
+}
+
+static vf load_scores(const float *score, int32_t count, int32_t i)
+{
+    return vf_ordered(count - i >= LANES ? vf_load(score + i) : vf_load_part(score + i, count - i));
+}
+
+static unsigned valid_lanes(int32_t count, int32_t i)
+{
+    return count - i >= LANES ? 0xffff : (1u << (count - i)) - 1;
+}
+
+/* Writes the positions i + lane of the set bits of `mask`; returns how many. May write LANES entries. */
+VEC_INLINE int32_t put_positions(int32_t *out, int32_t i, unsigned mask)
+{
+#ifdef ISA_AVX512
+    __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+
+    _mm512_storeu_si512(out, _mm512_maskz_compress_epi32((__mmask16)mask, _mm512_add_epi32(lane, _mm512_set1_epi32(i))));
+    return __builtin_popcount(mask);
+#else
+    int32_t count = 0;
+
+    for (; mask; mask &= mask - 1)
+        out[count++] = i + __builtin_ctz(mask);
+    return count;
+#endif
+}
+
+VEC_INLINE void put_values(float *out, vf values, unsigned mask)
+{
+#ifdef ISA_AVX512
+    _mm512_storeu_ps(out, _mm512_maskz_compress_ps((__mmask16)mask, values));
+#else
+    float lanes[LANES];
+    int32_t count = 0;
+
+    vf_store(lanes, values);
+    for (; mask; mask &= mask - 1)
+        out[count++] = lanes[__builtin_ctz(mask)];
+#endif
+}
+
+/* The value that about k + 3 deviations of the row exceed, by its samples; -inf to take all. */
+static float choose_pivot(const float *score, int32_t count, int32_t k)
+{
+    uint32_t keys[SAMPLES];
+    double share = (double)k / count;
+    int32_t rank = (int32_t)(SAMPLES * share + 3 * sqrt(SAMPLES * share * (1 - share))) + 2;
+    int64_t step = count / SAMPLES;
+
+    if (count < 4 * SAMPLES || rank >= SAMPLES)
+        return -INFINITY;
+    for (int i = 0; i < SAMPLES; i++) {
+        float value = score[i * step];
+
+        keys[i] = order_bits(value != value ? -INFINITY : value + 0.0f);
+    }
+    return value_of_order(select_rank(keys, SAMPLES, rank));
+}
+
+/* The first `quota` set bits of mask. */
+static unsigned first_bits(unsigned mask, int32_t quota)
+{
+    unsigned kept = 0;
+
+    for (; quota > 0 && mask; quota--) {
+        kept |= mask & -mask;
+        mask &= mask - 1;
+    }
+    return kept;
+}
+
+static void emit_row(const float *score, int32_t count, float threshold, int32_t equal_quota, int32_t k,
+                     int32_t *selected)
+{
+    vf limit = vf_set1(threshold);
+    int32_t done = 0;
+
+    for (int32_t i = 0; i < count && done < k; i += LANES) {
+        vf value = load_scores(score, count, i);
+        unsigned valid = valid_lanes(count, i);
+        unsigned above = vf_mask_gt(value, limit) & valid, equal = 0;
+        int32_t found[LANES], written;
+
+        if (equal_quota) {
+            equal = first_bits(vf_mask_eq(value, limit) & valid, equal_quota);
+            equal_quota -= __builtin_popcount(equal);
+        }
+        written = put_positions(found, i, above | equal);
+        memcpy(selected + done, found, sizeof *found * (size_t)written);
+        done += written;
+    }
+}
+
+void ISA(topk)(const float *score, int32_t count, int32_t k, int32_t *selected, void *scratch)
+{
+    /* scratch: values [count + LANES], positions [count + LANES], keys [count] */
+    float *values = scratch, pivot = choose_pivot(score, count, k);
+    int32_t *positions = (int32_t *)(values + count + LANES), above = 0, equal = 0, quota = k;
+    uint32_t *keys = (uint32_t *)(positions + count + LANES);
+    vf limit = vf_set1(pivot);
+    float threshold;
+
+    for (int32_t i = 0; i < count; i += LANES) {
+        vf value = load_scores(score, count, i);
+        unsigned valid = valid_lanes(count, i), mask = vf_mask_gt(value, limit) & valid;
+
+        put_values(values + above, value, mask);
+        above += put_positions(positions + above, i, mask);
+        equal += __builtin_popcount(vf_mask_eq(value, limit) & valid);
+    }
+    if (above < k && above + equal >= k) {
+        emit_row(score, count, pivot, k - above, k, selected);
+        return;
+    }
+    if (above < k) { /* the sample misled */
+        for (int32_t i = 0; i < count; i++)
+            keys[i] = order_bits(score[i] != score[i] ? -INFINITY : score[i] + 0.0f);
+        threshold = value_of_order(select_rank(keys, count, k));
+        for (int32_t i = 0; i < count; i++)
+            quota -= score[i] > threshold;
+        emit_row(score, count, threshold, quota, k, selected);
+        return;
+    }
+    for (int32_t i = 0; i < above; i++)
+        keys[i] = order_bits(values[i]);
+    threshold = value_of_order(select_rank(keys, above, k));
+    for (int32_t i = 0; i < above; i++)
+        quota -= values[i] > threshold;
+    for (int32_t i = 0, done = 0; i < above && done < k; i++) {
+        bool takes = values[i] > threshold || (values[i] == threshold && quota > 0);
+
+        quota -= takes && values[i] == threshold;
+        selected[done] = positions[i];
+        done += takes;
+    }
+}

@@ -1,0 +1,155 @@
+/* check_attention.c: attention over latent records.
+ *
+ * FP8 caches: FlashMLA's tolerances for the direction and for lse (1 - cosine 5e-6; absolute 1e-6, relative
+ * 8.01/65536), with queries that are BF16 values as its tests have them. Single values: 4e-3 + 2.01/128 of ref: p
+ * is rounded to BF16, by 2^-9 of itself, times latents of deviation 1. PLAIN: 4e-6 + 1e-5 of ref. Unused records
+ * are NaN. */
+#include <math.h>
+#include <stdlib.h>
+
+#include "kernels/fp8.h"
+#include "tests/kernels/check_kernels.h"
+
+enum choice { DENSE, RANDOM, FIRST, NONE, SCATTERED, BEYOND };
+
+struct attention_case {
+    struct cache_shape shape;
+    int H, B;
+    int32_t tokens;
+    int64_t T, k;
+    enum choice choice;
+    double sharpness; /* of the logits; 1: deviation about 1 */
+    int32_t visible[2];
+    bool no_lse;
+};
+
+struct bench {
+    struct ops_attention_args args;
+};
+
+static enum status run_op(struct ops *ops, void *context)
+{
+    return ops_attention(ops, &((struct bench *)context)->args);
+}
+
+/* k distinct positions below `visible`, ascending, then -1; or other things that must be skipped. */
+static void choose(struct check *check, const struct attention_case *c, int32_t visible, int32_t *selected)
+{
+    int64_t count = visible < c->k ? visible : c->k, j = 0;
+
+    for (int64_t i = 0; i < c->k; i++)
+        selected[i] = -1;
+    if (c->choice == FIRST)
+        for (; j < count; j++)
+            selected[j] = (int32_t)j;
+    if (c->choice == RANDOM)
+        for (int32_t s = 0; s < visible && j < count; s++)
+            if (check_unit(check) * (visible - s) < (double)(count - j))
+                selected[j++] = s;
+    if (c->choice == SCATTERED) /* holes of -1 between entries, not in order */
+        for (int64_t i = 0; i < c->k; i++)
+            if (check_unit(check) < 0.5 && visible)
+                selected[i] = (int32_t)(visible - 1 - i % visible);
+    if (c->choice == BEYOND)
+        for (int64_t i = 0; i < c->k; i++)
+            selected[i] = (int32_t)(i * 2) < c->tokens ? (int32_t)(i * 2) : -1;
+}
+
+static void run(struct check *check, const void *parameters)
+{
+    const struct attention_case *c = parameters;
+    struct box *q = BOX(check, DTYPE_F32, 0, c->T, c->H, c->shape.Dv), *q_pe = BOX(check, DTYPE_F32, 2, c->T, c->H, c->shape.Dr);
+    struct box *out = BOX(check, DTYPE_F32, 4, c->T, c->H, c->shape.Dv), *lse = BOX(check, DTYPE_F32, 1, c->T, c->H);
+    struct box *selected = c->choice == DENSE ? NULL : BOX(check, DTYPE_I32, 0, c->T, c->k);
+    struct cache_box cache;
+    int32_t *visible = calloc((size_t)c->T, sizeof *visible);
+    struct bench bench;
+    bool plain = c->shape.numerics == NUMERICS_PLAIN;
+    double positions = 0;
+
+    for (int64_t t = 0; t < c->T; t++) {
+        int64_t back = c->T - 1 - t;
+
+        visible[t] = back < 2 && c->visible[1 - back] >= 0 ? c->visible[1 - back] : (int32_t)(c->tokens - back % c->tokens);
+        positions += c->choice == DENSE || visible[t] < c->k ? visible[t] : (double)c->k;
+    }
+    cache_box_init(check, &cache, &c->shape, c->B, c->tokens, c->T, visible);
+    box_fill_normal(check, q, c->sharpness);
+    box_fill_normal(check, q_pe, c->sharpness);
+    for (int64_t t = 0; t < c->T; t++) {
+        for (int64_t i = 0; i < c->H * c->shape.Dv; i++)
+            box_f32(q, t)[i] = f32_from_bf16(bf16_from_f32(box_f32(q, t)[i]));
+        for (int64_t i = 0; i < c->H * (c->shape.Dr + 2); i++)
+            box_f32(q_pe, t)[i] = f32_from_bf16(bf16_from_f32(box_f32(q_pe, t)[i]));
+        if (selected)
+            choose(check, c, visible[t], box_i32(selected, t));
+    }
+    free(visible);
+    box_upload(check, q);
+    box_upload(check, q_pe);
+    box_upload(check, out);
+    box_upload(check, lse);
+    if (selected)
+        box_upload(check, selected);
+    bench.args = (struct ops_attention_args){
+        &q->device, &q_pe->device, selected ? &selected->device : NULL, &cache.device, c->shape, &cache.latent->device,
+        (float)(1 / sqrt(c->shape.Dv + c->shape.Dr)), &out->device, c->no_lse ? NULL : &lse->device};
+    check_status(check, check_device(check), run_op(check_device(check), &bench));
+    if (check_is_bench(check)) {
+        check_bench(check, run_op, &bench, 2.0 * c->H * positions * (2 * c->shape.Dv + c->shape.Dr),
+                    positions * (double)cache_record_bytes(&c->shape), plain ? "f32" : "bf16");
+        return;
+    }
+    bench.args = (struct ops_attention_args){
+        &q->host, &q_pe->host, selected ? &selected->host : NULL, &cache.host, c->shape, &cache.latent->host,
+        bench.args.scale, &out->host, c->no_lse ? NULL : &lse->host};
+    check_status(check, check_ref(check), run_op(check_ref(check), &bench));
+    box_compare_close(check, out, "out", plain ? 4e-6 : 4e-3, plain ? 1e-5 : 2.01 / 128);
+    box_compare_cosine(check, out, "out", plain ? 1e-10 : c->shape.Dv < 32 ? 2e-5 : 5e-6); /* few values, less averaging */
+    box_compare_close(check, lse, "lse", plain ? 1e-5 : 1e-6, plain ? 1e-6 : 8.01 / 65536);
+}
+
+#define CASE(label, ...) {label, &(const struct attention_case){__VA_ARGS__}, false}
+#define SLOW(label, ...) {label, &(const struct attention_case){__VA_ARGS__}, true}
+#define V32 {512, 64, 0, NUMERICS_FP8}
+#define ALL {-1, -1}
+static const struct check_case cases[] = {
+    CASE("dense one key", V32, 8, 1, 1, 1, 0, DENSE, 1, ALL),
+    CASE("dense visible 0", V32, 8, 1, 70, 2, 0, DENSE, 1, {0, 70}),
+    CASE("dense 63 64", V32, 8, 1, 66, 2, 0, DENSE, 1, {63, 64}),
+    CASE("dense 65 129", V32, 8, 1, 130, 2, 0, DENSE, 1, {65, 129}),
+    CASE("dense three sequences", V32, 8, 3, 150, 7, 0, DENSE, 1, ALL),
+    CASE("all selected", V32, 16, 1, 100, 3, 128, FIRST, 1, ALL),
+    CASE("none selected", V32, 8, 1, 100, 2, 64, NONE, 1, ALL),
+    CASE("beyond visible", V32, 8, 1, 200, 3, 128, BEYOND, 1, {50, 51}),
+    CASE("holes, no order", V32, 8, 1, 200, 3, 128, SCATTERED, 1, ALL),
+    CASE("S < k", V32, 8, 1, 30, 2, 64, RANDOM, 1, ALL),
+    CASE("V3.2 128 heads", V32, 128, 1, 300, 2, 128, RANDOM, 1, ALL),
+    CASE("64 of 700, 2 sequences", V32, 20, 2, 700, 6, 64, RANDOM, 1, ALL),
+    CASE("2048 of 2100", V32, 4, 1, 2100, 2, 2048, RANDOM, 1, {2049, -1}),
+    CASE("sharp softmax", V32, 8, 1, 300, 2, 0, DENSE, 12, ALL),
+    CASE("flat softmax", V32, 8, 1, 300, 2, 0, DENSE, 1e-3, ALL),
+    CASE("no lse", V32, 8, 1, 40, 1, 0, DENSE, 1, ALL, true),
+    CASE("1 head", V32, 1, 1, 90, 2, 32, RANDOM, 1, ALL),
+    CASE("5 heads", V32, 5, 1, 90, 2, 32, RANDOM, 1, ALL),
+    CASE("17 heads", V32, 17, 1, 90, 2, 32, RANDOM, 1, ALL),
+    CASE("Dv=128 Dr=32", {128, 32, 0, NUMERICS_FP8}, 8, 1, 200, 5, 64, RANDOM, 1, ALL),
+    CASE("Dv=64 Dr=16", {64, 16, 0, NUMERICS_FP8}, 6, 2, 150, 4, 50, RANDOM, 1, ALL),
+    CASE("Dv=40 Dr=6", {40, 6, 0, NUMERICS_FP8}, 3, 1, 70, 4, 50, RANDOM, 1, ALL),
+    CASE("Dv=200 Dr=0", {200, 0, 0, NUMERICS_FP8}, 3, 1, 70, 4, 50, RANDOM, 1, ALL),
+    CASE("Dv=33 Dr=2", {33, 2, 0, NUMERICS_FP8}, 3, 1, 70, 4, 50, RANDOM, 1, ALL),
+    CASE("plain 512", {512, 64, 0, NUMERICS_PLAIN}, 8, 1, 200, 3, 100, RANDOM, 1, ALL),
+    CASE("plain dense", {96, 8, 0, NUMERICS_PLAIN}, 19, 2, 150, 5, 0, DENSE, 1, ALL),
+    CASE("plain odd", {37, 4, 0, NUMERICS_PLAIN}, 3, 1, 65, 5, 40, RANDOM, 3, ALL),
+    CASE("huge T", {8, 2, 0, NUMERICS_FP8}, 1, 1, 5, 66000, 4, FIRST, 1, ALL),
+    SLOW("H=8 Dv=512 k=512 T=64", V32, 8, 1, 8192, 64, 512, RANDOM, 1, ALL),
+    SLOW("H=8 Dv=256 Dr=32 k=512 T=64", {256, 32, 0, NUMERICS_FP8}, 8, 1, 8192, 64, 512, RANDOM, 1, ALL),
+    SLOW("H=8 Dv=128 Dr=32 k=512 T=64", {128, 32, 0, NUMERICS_FP8}, 8, 1, 8192, 64, 512, RANDOM, 1, ALL),
+    SLOW("H=8 k=2048 T=16", V32, 8, 1, 32768, 16, 2048, RANDOM, 1, ALL),
+    SLOW("H=16 k=2048 T=16", V32, 16, 1, 32768, 16, 2048, RANDOM, 1, ALL),
+    SLOW("H=128 k=2048 T=4", V32, 128, 1, 32768, 4, 2048, RANDOM, 1, ALL),
+    SLOW("H=128 k=2048 T=1", V32, 128, 1, 32768, 1, 2048, RANDOM, 1, ALL),
+    SLOW("H=8 k=2048 T=1", V32, 8, 1, 32768, 1, 2048, RANDOM, 1, ALL),
+    SLOW("H=128 dense 32K T=1", V32, 128, 1, 32768, 1, 0, DENSE, 1, ALL),
+};
+const struct check_op check_op_attention = {"attention", cases, sizeof cases / sizeof *cases, run};

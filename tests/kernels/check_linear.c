@@ -1,0 +1,174 @@
+/* check_linear.c: matrix products. Budget: 1e-6 * |x| * |w| (Euclidean norms of the row and of the weight's row):
+ * both sides multiply the same rounded values, so only the order of F32 additions differs. */
+#include <math.h>
+#include <stdlib.h>
+
+#include "kernels/fp8.h"
+#include "tests/kernels/check_kernels.h"
+
+struct shape {
+    int64_t T, H, N, K; /* H 0: 2-D */
+    enum dtype dtype;
+    enum numerics numerics;
+    bool accumulate, strided, extreme;
+};
+
+static double weight_value(const struct shape *shape, struct box *w, struct box *scale, int64_t n, int64_t k)
+{
+    int64_t at = n * w->host.strides[w->host.dim_count - 2] + k;
+
+    switch (shape->dtype) {
+    case DTYPE_BF16: return f32_from_bf16(((uint16_t *)w->host.data)[at]);
+    case DTYPE_F8E4M3:
+        return f32_from_e4m3(((uint8_t *)w->host.data)[at]) * (double)box_f32(scale, n / 128)[k / 128];
+    default: return ((float *)w->host.data)[at];
+    }
+}
+
+struct bench {
+    struct ops_linear_args args;
+};
+
+static enum status run_linear(struct ops *ops, void *context)
+{
+    return ops_linear(ops, &((struct bench *)context)->args);
+}
+
+static void compare(struct check *check, const struct shape *shape, struct box *x, struct box *w, struct box *scale,
+                    struct box *y)
+{
+    int64_t H = shape->H ? shape->H : 1;
+    double *norms = calloc((size_t)(H * shape->N), sizeof *norms);
+    double *bounds = calloc((size_t)(shape->T * H * shape->N), sizeof *bounds);
+
+    if (!norms || !bounds)
+        check_case_fail(check, "no memory");
+    for (int64_t n = 0; n < H * shape->N; n++) {
+        for (int64_t k = 0; k < shape->K; k++)
+            norms[n] += pow(weight_value(shape, w, scale, n, k), 2);
+        norms[n] = sqrt(norms[n]);
+    }
+    for (int64_t r = 0; r < shape->T * H; r++) {
+        const float *row = (const float *)x->host.data + r / H * x->host.strides[0] + r % H * x->host.strides[1] * !!shape->H;
+        double norm = 0;
+
+        for (int64_t k = 0; k < shape->K; k++)
+            norm += (double)row[k] * row[k];
+        for (int64_t n = 0; n < shape->N; n++)
+            bounds[r * shape->N + n] = 1e-6 * sqrt(norm) * norms[r % H * shape->N + n] + 1e-7;
+    }
+    free(norms);
+    box_compare_bounds(check, y, "y", bounds);
+    free(bounds);
+}
+
+static void run(struct check *check, const void *parameters)
+{
+    const struct shape *shape = parameters;
+    struct ops_weight_args args = {.numerics = shape->numerics}, device_args;
+    struct ops_weight *ref_weight = NULL, *device_weight = NULL;
+    struct box *x, *y, *w, *scale = NULL;
+    int64_t pad = shape->strided ? 5 : 0;
+    struct bench bench;
+    enum status s;
+
+    if (shape->H) {
+        x = BOX(check, DTYPE_F32, pad, shape->T, shape->H, shape->K);
+        y = BOX(check, DTYPE_F32, pad, shape->T, shape->H, shape->N);
+        w = BOX(check, shape->dtype, 0, shape->H, shape->N, shape->K);
+    } else {
+        x = BOX(check, DTYPE_F32, pad, shape->T, shape->K);
+        y = BOX(check, DTYPE_F32, pad, shape->T, shape->N);
+        w = BOX(check, shape->dtype, pad, shape->N, shape->K);
+    }
+    box_fill_normal(check, x, 1);
+    box_fill_normal(check, y, 1);
+    if (shape->extreme) { /* a row of zeros, one of huge and one of tiny values; every code in the weight */
+        for (int64_t k = 0; k < shape->K; k++) {
+            box_f32(x, 0)[k] = 0;
+            box_f32(x, 1)[k] *= 1e20f;
+            box_f32(x, 2)[k] *= 1e-12f;
+        }
+        box_fill_codes(check, w);
+    } else {
+        box_fill_normal(check, w, shape->dtype == DTYPE_F8E4M3 ? 60 : 0.05);
+    }
+    if (shape->dtype == DTYPE_F8E4M3) {
+        scale = BOX(check, DTYPE_F32, pad, (shape->N + 127) / 128, (shape->K + 127) / 128);
+        for (int64_t i = 0; i < scale->host.dims[0]; i++)
+            for (int64_t j = 0; j < scale->host.dims[1]; j++)
+                box_f32(scale, i)[j] = shape->extreme && i + j == 1 ? 0 : (float)(1e-3 * (0.5 + check_unit(check)));
+        args.scale = &scale->host;
+    }
+    args.w = w->host;
+    device_args = args; /* weights come from host memory on every backend */
+    check_status(check, check_ref(check), ops_weight_create(check_ref(check), &args, &ref_weight));
+    check_status(check, check_device(check), ops_weight_create(check_device(check), &device_args, &device_weight));
+    box_upload(check, x);
+    box_upload(check, y);
+    bench.args = (struct ops_linear_args){&x->device, device_weight, &y->device, shape->accumulate};
+    s = ops_linear(check_device(check), &bench.args);
+    if (!s && check_is_bench(check)) {
+        double H = shape->H ? (double)shape->H : 1, values = H * (double)shape->N * (double)shape->K;
+
+        check_bench(check, run_linear, &bench, 2 * values * (double)shape->T,
+                    values * (double)dtype_bytes(shape->dtype),
+                    shape->numerics == NUMERICS_PLAIN || shape->dtype == DTYPE_F32 ? "f32" : "bf16");
+    } else if (!s) {
+        s = ops_linear(check_ref(check), &(struct ops_linear_args){&x->host, ref_weight, &y->host, shape->accumulate});
+        if (!s)
+            compare(check, shape, x, w, scale, y);
+    }
+    ops_weight_destroy(check_ref(check), ref_weight);
+    ops_weight_destroy(check_device(check), device_weight);
+    check_status(check, check_device(check), s);
+}
+
+#define CASE(label, ...) {label, &(const struct shape){__VA_ARGS__}, false}
+#define SLOW(label, ...) {label, &(const struct shape){__VA_ARGS__}, true}
+#define F8 DTYPE_F8E4M3, NUMERICS_FP8
+#define B16 DTYPE_BF16, NUMERICS_FP8
+
+static const struct check_case cases[] = {
+    CASE("fp8 T=1 N=64 K=128", 1, 0, 64, 128, F8),
+    CASE("fp8 T=1 N=576 K=512", 1, 0, 576, 512, F8),
+    CASE("fp8 T=2 N=130 K=384", 2, 0, 130, 384, F8),
+    CASE("fp8 T=4 N=65 K=129", 4, 0, 65, 129, F8),
+    CASE("fp8 T=5 N=64 K=127", 5, 0, 64, 127, F8),
+    CASE("fp8 T=13 N=200 K=640", 13, 0, 200, 640, F8),
+    CASE("fp8 T=97 N=192 K=1024", 97, 0, 192, 1024, F8),
+    CASE("fp8 strided accumulate", 7, 0, 96, 256, F8, true, true),
+    CASE("fp8 zeros, huge, tiny, scale 0, all codes", 6, 0, 256, 256, F8, false, false, true),
+    CASE("fp8 N=1 K=1", 3, 0, 1, 1, F8),
+    CASE("bf16 T=1 N=512 K=512", 1, 0, 512, 512, B16),
+    CASE("bf16 T=6 N=63 K=65", 6, 0, 63, 65, B16),
+    CASE("bf16 T=64 N=64 K=1030", 64, 0, 64, 1030, B16),
+    CASE("bf16 strided accumulate", 7, 0, 96, 250, B16, true, true),
+    CASE("bf16 per head", 5, 3, 70, 33, B16),
+    CASE("bf16 per head strided accumulate", 5, 3, 70, 33, B16, true, true),
+    CASE("bf16 per head V3.2 latent", 2, 16, 512, 128, B16),
+    CASE("f32 T=1 N=256 K=512", 1, 0, 256, 512, DTYPE_F32, NUMERICS_FP8),
+    CASE("f32 T=9 N=65 K=300", 9, 0, 65, 300, DTYPE_F32, NUMERICS_FP8),
+    CASE("f32 per head", 100, 2, 40, 64, DTYPE_F32, NUMERICS_FP8),
+    CASE("plain fp8 T=7 N=130 K=300", 7, 0, 130, 300, DTYPE_F8E4M3, NUMERICS_PLAIN),
+    CASE("plain bf16 T=7 N=130 K=300", 7, 0, 130, 300, DTYPE_BF16, NUMERICS_PLAIN),
+    CASE("plain f32 strided accumulate", 7, 0, 130, 300, DTYPE_F32, NUMERICS_PLAIN, true, true),
+    CASE("huge T", 20000, 0, 3, 8, B16),
+    SLOW("fp8 T=1 2048x2048", 1, 0, 2048, 2048, F8),
+    SLOW("fp8 T=8 2048x2048", 8, 0, 2048, 2048, F8),
+    SLOW("fp8 T=64 2048x2048", 64, 0, 2048, 2048, F8),
+    SLOW("fp8 T=512 2048x2048", 512, 0, 2048, 2048, F8),
+    SLOW("fp8 T=512 512x512", 512, 0, 512, 512, F8),
+    SLOW("fp8 T=1024 1024x512", 1024, 0, 1024, 512, F8),
+    SLOW("fp8 T=1 18432x7168 (memory)", 1, 0, 18432, 7168, F8),
+    SLOW("bf16 T=1 2048x2048", 1, 0, 2048, 2048, B16),
+    SLOW("bf16 T=64 2048x2048", 64, 0, 2048, 2048, B16),
+    SLOW("bf16 T=512 2048x2048", 512, 0, 2048, 2048, B16),
+    SLOW("bf16 T=512 512x512", 512, 0, 512, 512, B16),
+    SLOW("bf16 T=1 16384x16384 (memory)", 1, 0, 16384, 16384, B16),
+    SLOW("bf16 per head 128x512x128 T=16", 16, 128, 512, 128, B16),
+    SLOW("f32 T=512 512x512", 512, 0, 512, 512, DTYPE_F32, NUMERICS_FP8),
+    SLOW("f32 T=1 129280x512", 1, 0, 129280, 512, DTYPE_F32, NUMERICS_FP8),
+};
+
+const struct check_op check_op_linear = {"linear", cases, sizeof cases / sizeof *cases, run};
