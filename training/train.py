@@ -141,7 +141,7 @@ class Trainer:
             batch = self.batch()
             low, high = what["lr"][1], what["lr"][0]
             lr = args.lr * self.lr_factor * (high + (low - high) * share) * min(1.0, (step + 1) / args.ramp)
-            fast = mode == "dense"
+            fast = not warm
             hidden, kl = model(batch["tokens"], batch["positions"], batch["real"], mode, fast)
             loss = kl if warm else loss_of(model, hidden, batch["targets"], batch["weights"])
             total = loss if warm or mode == "dense" else loss + 0.2 * kl / model.c.num_hidden_layers
