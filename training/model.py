@@ -282,7 +282,10 @@ class Attention(nn.Module):
         index = index_scores(iq, ik, iw).masked_fill(~causal, float("-inf"))
         mask = causal.expand_as(index)
         if mode != "warm" and length > top:
-            chosen = torch.topk(index.detach(), top, dim=-1, sorted=False)[1]
+            if q.is_cuda:
+                chosen = torch.topk(index.detach(), top, dim=-1, sorted=False)[1]
+            else:  # scores of exactly 0 tie often; the engine takes the earlier token
+                chosen = torch.sort(index.detach(), dim=-1, descending=True, stable=True)[1][..., :top]
             mask = torch.zeros_like(mask).scatter(2, chosen, True) & causal
         q, k, v = (t.transpose(1, 2) for t in (q, k, v))
         scores = (q @ k.transpose(-1, -2)).float() * q.shape[-1] ** -0.5

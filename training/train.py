@@ -20,7 +20,7 @@ import torch
 import evaluate
 import export
 import load
-from model import TOY, Config, Linear, Reader, count_parameters, loss_of, try_compile
+from model import FAST, TOY, Config, Linear, Reader, count_parameters, loss_of, try_compile
 from optimise import Optimiser
 from prompt import Vocabulary
 
@@ -131,7 +131,7 @@ class Trainer:
         step, tokens, sums = 0, 0, collections.defaultdict(lambda: [0.0, 0])
         self.remember()
         held = None
-        bad = 0
+        bad = failures = 0
         self.log.put(event="phase", name=name, minutes=minutes)
         while True:
             now = time.time()
@@ -141,11 +141,22 @@ class Trainer:
             batch = self.batch()
             low, high = what["lr"][1], what["lr"][0]
             lr = args.lr * self.lr_factor * (high + (low - high) * share) * min(1.0, (step + 1) / args.ramp)
-            fast = not warm
-            hidden, kl = model(batch["tokens"], batch["positions"], batch["real"], mode, fast)
-            loss = kl if warm else loss_of(model, hidden, batch["targets"], batch["weights"])
-            total = loss if warm or mode == "dense" else loss + 0.2 * kl / model.c.num_hidden_layers
-            total.backward()
+            try:
+                hidden, kl = model(batch["tokens"], batch["positions"], batch["real"], mode, not warm)
+                loss = kl if warm else loss_of(model, hidden, batch["targets"], batch["weights"])
+                total = loss if warm or mode == "dense" else loss + 0.2 * kl / model.c.num_hidden_layers
+                total.backward()
+            except RuntimeError as problem:  # out of memory, or a compiled part that fails on a new case
+                failures += 1
+                FAST.clear()
+                optimiser.zero()
+                hidden = loss = total = kl = held = None
+                self.log.put(event="step failed", error=str(problem)[-400:].replace("\n", " "))
+                if self.device == "cuda":
+                    torch.cuda.empty_cache()
+                if failures > 8:
+                    raise
+                continue
             if held is not None:  # the step before: read late, so that the device is never waited for
                 kind, value = held[0], float(held[1])
                 if value == value and value < 1e4:
@@ -165,7 +176,7 @@ class Trainer:
             if not warm and mode != "dense":
                 sums["kl"][0] += float(kl.detach()) / model.c.num_hidden_layers
                 sums["kl"][1] += 1
-            optimiser.step(lr)
+            norm = optimiser.step(lr)
             if not warm:
                 for block in model.blocks:
                     if hasattr(block.mlp, "balance"):
@@ -174,7 +185,7 @@ class Trainer:
             self.step_count += 1
             tokens += batch["tokens"].numel()
             self.tokens_seen += batch["tokens"].numel()
-            if step % 200 == 0 and bad == 0:
+            if step % 200 == 0 and bad == 0 and bool(torch.isfinite(norm + loss.detach())):
                 self.remember()
             if time.time() - last_log > args.log_seconds:
                 spent = time.time() - last_log
@@ -236,7 +247,7 @@ def main():
     parser.add_argument("--minutes", default="pre=10,read=7,warm=1,sparse=2.5,fp8=1.5")
     parser.add_argument("--weights", help="go on from these")
     parser.add_argument("--tokens", type=int, default=65536, help="of one step")
-    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--lr", type=float, default=2.5e-3)
     parser.add_argument("--ramp", type=int, default=100, help="steps until the full learning rate, in each phase")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=10)
