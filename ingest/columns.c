@@ -4,7 +4,11 @@
  * that do (titles, wide figures' captions) split the page into bands, and inside a band the left side is read
  * before the right one, each cut again the same way (three columns). A strip is a gutter between columns only if
  * both sides look like prose: lines that fill most of their side's width and are longer than a number or a label.
- * Otherwise it is the white between a table's cells, and the order stays as it was. */
+ * Otherwise it is the white between a table's cells.
+ *
+ * What is left uncut is read row by row, from left to right: poppler would read a table's columns one after the
+ * other and part each number from its label. If rows hold two pieces of prose side by side all the same, the page
+ * has columns that the cut could not find, and poppler's order stands. */
 #include "ingest/columns.h"
 
 #include <stdlib.h>
@@ -18,11 +22,13 @@ enum {
     MIN_GUTTER = 5 * UNITS_PER_POINT, /* narrower than any journal's */
     MIN_SIDE_LINES = 4,
     MIN_PROSE_BYTES = 12, /* of the median line: longer than most amounts and dates */
+    TWIN_BYTES = 40,      /* two segments as long as this on a row are no cells */
     MAX_DEPTH = 6         /* cuts inside cuts */
 };
-/* Shares: of the text's height that may cross a gutter; of the page's text width that a side must take; of its side's width
- * that the median line must fill; of the shorter side's height that must stand beside the other one. */
-static const double MAX_CROSSING = 0.40, MIN_SIDE = 0.18, MIN_FILL = 0.60, MIN_BESIDE = 0.5;
+/* Shares: of the text's height that may cross a gutter; of the page's text width that a side must take; of its
+ * side's width that the median line must fill; of the shorter side's height that must stand beside the other one;
+ * of a region's rows that may hold two pieces of prose. */
+static const double MAX_CROSSING = 0.40, MIN_SIDE = 0.18, MIN_FILL = 0.60, MIN_BESIDE = 0.5, MAX_TWINS = 0.15;
 
 struct segment {
     struct box box;
@@ -99,6 +105,14 @@ static int compare_by_x(const void *a, const void *b, void *segments)
     return (x > y) - (x < y);
 }
 
+/* `b` is not above `a`. */
+static bool same_row(const struct segment *a, const struct segment *b)
+{
+    int32_t distance = middle_y(b) - middle_y(a);
+
+    return (distance < 0 ? -distance : distance) < (a->box.y1 - a->box.y0) / 3;
+}
+
 /* Top to bottom, and left to right what stands on one row. */
 static void sort_rows(struct cut *cut, size_t *members, size_t count)
 {
@@ -106,14 +120,35 @@ static void sort_rows(struct cut *cut, size_t *members, size_t count)
 
     qsort_r(members, count, sizeof *members, compare_by_y, (void *)cut->segments);
     for (size_t i = 1; i <= count; i++) {
-        const struct segment *last = &cut->segments[members[i - 1]];
-
-        if (i < count && middle_y(&cut->segments[members[i]]) - middle_y(last) <
-                             (last->box.y1 - last->box.y0) / 3)
+        if (i < count && same_row(&cut->segments[members[i - 1]], &cut->segments[members[i]]))
             continue;
         qsort_r(members + row_start, i - row_start, sizeof *members, compare_by_x, (void *)cut->segments);
         row_start = i;
     }
+}
+
+/* Segments are numbered in poppler's order. */
+static int compare_given(const void *a, const void *b)
+{
+    size_t x = *(const size_t *)a, y = *(const size_t *)b;
+
+    return (x > y) - (x < y);
+}
+
+/* Whether many rows (of members in row order) hold two pieces of prose. */
+static bool has_twins(const struct cut *cut, const size_t *members, size_t count)
+{
+    size_t rows = 0, twins = 0, prose = 0;
+
+    for (size_t i = 0; i < count; i++) {
+        const struct segment *segment = &cut->segments[members[i]];
+        bool new_row = i == 0 || !same_row(&cut->segments[members[i - 1]], segment);
+
+        rows += new_row;
+        prose = (new_row ? 0 : prose) + (segment->bytes >= TWIN_BYTES);
+        twins += prose == 2;
+    }
+    return twins > 2 && (double)twins > MAX_TWINS * (double)rows;
 }
 
 /* How much of the vertical the segments cover together; `members` are sorted by y. */
@@ -329,6 +364,8 @@ static void cut_region(struct cut *cut, size_t *members, size_t count, int depth
     return;
 leaf:
     free(scratch);
+    if (has_twins(cut, members, count))
+        qsort(members, count, sizeof *members, compare_given);
     for (size_t i = 0; i < count; i++)
         cut->order[cut->ordered++] = members[i];
 }
@@ -397,35 +434,49 @@ static enum status slice_line(const struct page_line *line, uint32_t first, uint
     return STATUS_OK;
 }
 
+/* Lines that take no part and go to the end: furniture, and what runs up or down the margin. */
+static bool stands_apart(const struct page_line *line)
+{
+    return line->furniture || (line->flags & LINE_ROTATED) || line->box.x1 <= line->box.x0 ||
+           line->box.y1 <= line->box.y0;
+}
+
+/* Whether a line is cut between two words: at a wide gap, or where poppler put a cell of another row behind. */
+static bool parts(const struct frame_word *a, const struct frame_word *b, int32_t wide)
+{
+    int32_t top = a->y0 > b->y0 ? a->y0 : b->y0, bottom = a->y1 < b->y1 ? a->y1 : b->y1;
+    int32_t height = a->y1 - a->y0 < b->y1 - b->y0 ? a->y1 - a->y0 : b->y1 - b->y0;
+
+    return b->x0 - a->x1 >= wide || bottom - top < height / 4;
+}
+
 enum status columns_order(struct page *page, struct arena *arena, int *columns, struct error *err)
 {
     VEC(struct segment) segments = {0};
     struct cut cut = {.page = page, .columns = 1};
     struct page_line *lines = NULL;
     size_t *members = NULL, line_count = 0;
-    int32_t space = 0, x0 = INT32_MAX, x1 = INT32_MIN;
+    int32_t space = 0, wide, x0 = INT32_MAX, x1 = INT32_MIN;
     enum status status = median_space(page, &space);
 
     if (status)
         goto out;
+    wide = space * 2 > MIN_GUTTER ? space * 2 : MIN_GUTTER;
     for (size_t i = 0; i < page->line_count; i++) {
         const struct page_line *line = &page->lines[i];
         uint32_t first = 0;
 
-        if (line->furniture)
+        if (!line->word_count)
+            goto out; /* a format without positions */
+        if (stands_apart(line))
             continue;
-        if (!line->word_count || (line->flags & LINE_ROTATED) || line->box.x1 <= line->box.x0 ||
-            line->box.y1 <= line->box.y0) {
-            goto out; /* no positions, or not all the same way up: nothing to cut by */
-        }
         status = vec_reserve(&segments, line->word_count);
         if (status)
             goto out;
         for (uint32_t w = 1; w <= line->word_count; w++) {
             struct page_line part = {.words = line->words + first, .word_count = w - first};
-            int32_t wide = space * 2 > MIN_GUTTER ? space * 2 : MIN_GUTTER;
 
-            if (w < line->word_count && line->words[w].x0 - line->words[w - 1].x1 < wide)
+            if (w < line->word_count && !parts(&line->words[w - 1], &line->words[w], wide))
                 continue;
             page_line_measure(&part);
             segments.items[segments.count++] = (struct segment){
@@ -434,7 +485,7 @@ enum status columns_order(struct page *page, struct arena *arena, int *columns, 
             first = w;
         }
     }
-    if (segments.count < 2 * MIN_SIDE_LINES || runs_leftwards(page))
+    if (segments.count < 2 || runs_leftwards(page))
         goto out;
     members = calloc(segments.count * 2, sizeof *members);
     lines = arena_alloc_array(arena, segments.count + page->line_count, sizeof *lines);
@@ -454,7 +505,7 @@ enum status columns_order(struct page *page, struct arena *arena, int *columns, 
     cut.order = members + segments.count;
     cut_region(&cut, members, segments.count, 0, 1);
     status = cut.status;
-    if (status || cut.columns == 1)
+    if (status)
         goto out;
 
     for (size_t i = 0; i < cut.ordered;) {
@@ -470,7 +521,7 @@ enum status columns_order(struct page *page, struct arena *arena, int *columns, 
             goto out;
     }
     for (size_t i = 0; i < page->line_count; i++) {
-        if (page->lines[i].furniture)
+        if (stands_apart(&page->lines[i]))
             lines[line_count++] = page->lines[i];
     }
     page->lines = lines;

@@ -7,10 +7,12 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <strings.h>
 
 #include <xxhash.h>
 
 #include "base/vec.h"
+#include "ingest/limits.h"
 
 enum {
     EDGE_LINES = 3,          /* candidates at each edge of a page */
@@ -126,6 +128,113 @@ static void mark_if_running(struct page *pages, const struct candidate *same, si
     }
 }
 
+/* --- Outermost lines ---------------------------------------------------------------------------------------------
+ *
+ * In pages made from HTML the footer follows the text at any height. Where it is the outermost line of most pages
+ * and counts up with them, or is the same but for its digits, that is proof enough. */
+
+/* "12", "- 12 -", "Page 12", "Page 12 of 90": the first number, -1 if the line is anything else. */
+static int page_number_of(const struct page_line *line)
+{
+    int number = -1;
+    size_t letters = 0;
+
+    if (line->text.len > 24)
+        return -1;
+    for (size_t i = 0; i < line->text.len; i++) {
+        char c = line->text.ptr[i];
+
+        if (c >= '0' && c <= '9') {
+            int value = 0;
+
+            for (; i < line->text.len && line->text.ptr[i] >= '0' && line->text.ptr[i] <= '9'; i++)
+                value = value > LIMIT_PAGES * 10 ? value : value * 10 + (line->text.ptr[i] - '0');
+            number = number < 0 ? value : number;
+            i--;
+        } else if (c == ' ' || c == '-' || c == '|' || c == '/') {
+            continue;
+        } else if ((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z')) {
+            letters++;
+        } else {
+            return -1;
+        }
+    }
+    return letters && strncasecmp(line->text.ptr, "page", line->text.len < 4 ? line->text.len : 4) != 0 ? -1 : number;
+}
+
+/* The line nearest to an edge; SIZE_MAX if there is none. */
+static size_t outermost(const struct page *page, bool bottom)
+{
+    size_t best = SIZE_MAX;
+
+    for (size_t i = 0; i < page->line_count; i++) {
+        const struct box *box = &page->lines[i].box;
+
+        if (!page->lines[i].word_count || (page->lines[i].flags & LINE_ROTATED) || page->lines[i].furniture)
+            continue;
+        if (best == SIZE_MAX || (bottom ? box->y1 > page->lines[best].box.y1 : box->y0 < page->lines[best].box.y0))
+            best = i;
+    }
+    return best;
+}
+
+static int compare_hash(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+    return (x > y) - (x < y);
+}
+
+/* What the outermost line of a page has in common with those of others: the distance between the number it shows
+ * and the page's own, or its text without digits. 0: nothing to go by. */
+static uint64_t outermost_key(const struct page *page, size_t line)
+{
+    int number;
+    uint64_t hash;
+
+    if (line == SIZE_MAX || page->lines[line].text.len > MAX_BYTES)
+        return 0;
+    number = page_number_of(&page->lines[line]);
+    if (number >= 0)
+        return (uint64_t)(number - page->number + LIMIT_PAGES + 1);
+    hash = hash_text(page->lines[line].text);
+    return hash > 100 * LIMIT_PAGES ? hash : 0;
+}
+
+static enum status mark_outermost(struct page *pages, size_t page_count, bool bottom)
+{
+    uint64_t *keys = calloc(page_count, sizeof *keys), best = 0;
+    size_t found = 0, run = 0, best_run = 0, with_text = 0;
+
+    if (!keys)
+        return STATUS_NO_MEMORY;
+    for (size_t p = 0; p < page_count; p++) {
+        uint64_t key = outermost_key(&pages[p], outermost(&pages[p], bottom));
+
+        with_text += pages[p].line_count > 0;
+        if (key)
+            keys[found++] = key;
+    }
+    qsort(keys, found, sizeof *keys, compare_hash);
+    for (size_t i = 0; i < found; i++) {
+        run = i && keys[i] == keys[i - 1] ? run + 1 : 1;
+        if (run > best_run) {
+            best_run = run;
+            best = keys[i];
+        }
+    }
+    free(keys);
+    if (best_run < MIN_PAGES || (double)best_run < MIN_SHARE * (double)with_text)
+        return STATUS_OK;
+    for (size_t p = 0; p < page_count; p++) {
+        size_t line = outermost(&pages[p], bottom);
+
+        if (line != SIZE_MAX && outermost_key(&pages[p], line) == best)
+            pages[p].lines[line].furniture = true;
+    }
+    return STATUS_OK;
+}
+
 static int compare_page(const void *a, const void *b)
 {
     const struct candidate *x = a, *y = b;
@@ -169,6 +278,11 @@ enum status furniture_mark(struct page *pages, size_t page_count, struct error *
         qsort(found.items + first, end - first, sizeof *found.items, compare_page);
         mark_if_running(pages, found.items + first, end - first, of_parity);
         first = end;
+    }
+    for (int bottom = 0; bottom < 2 && !status; bottom++) {
+        status = mark_outermost(pages, page_count, bottom);
+        if (status)
+            error_set(err, status, "no memory to look for page numbers");
     }
 out:
     vec_finish(&found);

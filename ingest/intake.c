@@ -1,8 +1,10 @@
 /* intake.c: see intake.h. The rules for a document's status are in decide_status(). */
 #include "ingest/intake.h"
 
+#include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <strings.h>
 
 #include <jansson.h>
 
@@ -43,8 +45,8 @@ struct intake {
 /* Problems that tell something about a document of which nothing is missing. Every other code means that text was
  * left out or damaged, and makes the document partial. */
 static const char *const notes[] = {"tiny-text",    "faint-text",  "rotated-text", "repaired-text", "encoding",
-                                    "no-geometry",  "limit-outline", "hidden-text", "repaired-name", "no-text",
-                                    "duplicate-name", "deleted-text", "link", "not-a-file"};
+                                    "no-geometry",  "hidden-text", "no-text",      "limit-outline", "deleted-text",
+                                    "name-unsafe",  "name-long",   "name-not-utf8", "link-skipped"};
 
 enum status intake_create(struct intake **intake, struct error *err)
 {
@@ -400,10 +402,20 @@ out:
     return status;
 }
 
+/* Numbers ("0001045810-23-000227") and what programs put there tell less than the first heading does. */
+static bool is_title(const char *text)
+{
+    size_t letters = 0;
+
+    for (const char *c = text; *c; c++)
+        letters += isalpha((unsigned char)*c) || (unsigned char)*c >= 0x80;
+    return letters >= 3 && strcasecmp(text, "untitled") != 0 && strncmp(text, "Microsoft Word - ", 17) != 0;
+}
+
 /* The document's own title, else the first heading of its first two pages. */
 static const char *find_title(struct intake *intake)
 {
-    if (*intake->title)
+    if (is_title(intake->title))
         return intake->title;
     for (size_t p = 0; p < intake->chunk_pages.count && p < 2; p++) {
         const struct chunk_page *page = &intake->chunk_pages.items[p];
@@ -415,10 +427,11 @@ static const char *find_title(struct intake *intake)
             if (block->kind != BLOCK_HEADING)
                 continue;
             title = copy_label(&intake->arena, span_slice(page->text, block->start, block->end), LIMIT_HEADING_BYTES);
-            return title ? title : "";
+            if (title && is_title(title))
+            return title;
         }
     }
-    return "";
+    return intake->title;
 }
 
 enum status intake_build(struct intake *intake, struct ingest_document *document, struct error *err)

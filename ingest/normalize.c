@@ -402,7 +402,7 @@ static enum status add_line(struct builder *builder, const struct page_line *lin
         blank = join == JOIN_BLANK && !builder->soft_hyphen;
         if (join == JOIN_DROP)
             drop_hyphen(builder->out, bytes);
-        if (on_one_row(builder->previous, line) && gap >= shape->cell_gap) {
+        if (on_one_row(builder->previous, line) && gap >= shape->cell_gap && builder->block.kind != BLOCK_HEADING) {
             status = buf_append_byte(&builder->out->text, '\t');
             blank = false;
             if (builder->block.kind == BLOCK_PARAGRAPH)
@@ -464,6 +464,48 @@ static enum status add_aside(struct page_text *out, const struct page_line *line
     return status;
 }
 
+/* The line at `index` and the next one are parted cells of one row. */
+static bool row_goes_on(const struct page *page, size_t index, int32_t cell_gap)
+{
+    const struct page_line *line = &page->lines[index], *next = line + 1;
+
+    return index + 1 < page->line_count && !next->furniture && line->word_count && next->word_count &&
+           on_one_row(line, next) && next->box.x0 - line->box.x1 >= cell_gap;
+}
+
+/* Gives a line its role. *heading_lines and *level carry a heading over its further lines. */
+static void decide_role(const struct page *page, const struct heading_rules *rules, size_t index,
+                        struct line_shape *shape, size_t *heading_lines, int *level)
+{
+    enum { NUMBER_BYTES = 12 }; /* "Item 2A." in a cell of its own before a heading's words */
+    const struct page_line *line = &page->lines[index];
+    bool row = row_goes_on(page, index, shape->cell_gap);
+    size_t unused;
+
+    if (*heading_lines > 1) { /* a further line of the heading before */
+        --*heading_lines;
+        shape->role = BLOCK_HEADING;
+        shape->level = *level;
+        shape->joins_heading = true;
+        return;
+    }
+    *heading_lines = 0;
+    if (line->kind == LINE_TEXT && row && line->text.len <= NUMBER_BYTES && !row_goes_on(page, index + 1, shape->cell_gap) &&
+        (*level = heading_level(rules, page, index + 1, &unused)) != 0) {
+        *heading_lines = 2;
+    } else if (!row && (shape->role != BLOCK_TABLE_ROW || has_number_cell(line, shape->cell_gap))) {
+        *level = heading_level(rules, page, index, heading_lines);
+    } else {
+        *level = 0;
+    }
+    if (*level) {
+        shape->role = BLOCK_HEADING;
+        shape->level = *level;
+    } else if (row && shape->role == BLOCK_PARAGRAPH) {
+        shape->role = BLOCK_TABLE_ROW;
+    }
+}
+
 enum status normalize_page(const struct page *page, const struct heading_rules *rules, const struct hyphenated *set,
                            struct page_text *out, struct error *err)
 {
@@ -481,18 +523,7 @@ enum status normalize_page(const struct page *page, const struct heading_rules *
             continue;
         }
         shape_line(line, &shape);
-        if (heading_lines > 1) { /* a further line of the heading before */
-            heading_lines--;
-            shape.role = BLOCK_HEADING;
-            shape.level = level;
-            shape.joins_heading = true;
-        } else if (shape.role != BLOCK_TABLE_ROW || has_number_cell(line, shape.cell_gap)) {
-            level = heading_level(rules, page, i, &heading_lines);
-            if (level) {
-                shape.role = BLOCK_HEADING;
-                shape.level = level;
-            }
-        }
+        decide_role(page, rules, i, &shape, &heading_lines, &level);
         status = add_line(&builder, line, &shape);
     }
     if (!status)

@@ -244,7 +244,8 @@ static enum status read_task(struct worker *worker, struct task *task, struct er
     enum status status;
 
     for (size_t attempt = 0;; attempt++) {
-        const char *password = attempt ? run->options->passwords[attempt - 1] : NULL;
+        /* None comes last: a document that needs none opens with any. An archive is given the first. */
+        const char *password = attempt < run->options->password_count ? run->options->passwords[attempt] : NULL;
 
         status = intake_create(&intake, err);
         if (!status)

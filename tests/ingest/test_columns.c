@@ -227,3 +227,116 @@ TEST(a_line_on_half_of_the_pages_is_text)
         CHECK(!pages[p].lines[0].furniture);
     arena_finish(&arena);
 }
+
+/* Pages made from HTML: the footer follows the text wherever that ends. */
+TEST(floating_footers_are_marked)
+{
+    enum { PAGES = 10 };
+    struct arena arena;
+    struct sheet *sheets;
+    struct page pages[PAGES];
+    struct error err_storage = {0}, *err = &err_storage;
+
+    arena_init(&arena, 64 << 20);
+    sheets = arena_alloc_array(&arena, PAGES, sizeof *sheets);
+    for (int p = 0; p < PAGES; p++) {
+        char text[80];
+        float end = 100 + 50 * (float)((p * 7) % PAGES);
+
+        sheet_init(&sheets[p], p + 1);
+        snprintf(text, sizeof text, "Text of page %c", 'a' + p);
+        sheet_add(&sheets[p], &arena, 60, 60, 10, text);
+        snprintf(text, sizeof text, "More text of page %c", 'a' + p);
+        sheet_add(&sheets[p], &arena, 60, end, 10, text);
+        snprintf(text, sizeof text, "Some Inc. | Form 10-Q | %d", p + 4);
+        sheet_add(&sheets[p], &arena, 280, end + 20, 9, text);
+        snprintf(text, sizeof text, "%d", p + 4);
+        sheet_add(&sheets[p], &arena, 280, end + 40, 9, text);
+        pages[p] = sheets[p].page;
+    }
+    CHECK_OK(furniture_mark(pages, PAGES, err), err);
+    for (int p = 0; p < PAGES; p++) {
+        CHECK(!pages[p].lines[0].furniture);
+        CHECK(!pages[p].lines[1].furniture);
+        CHECK(pages[p].lines[3].furniture);
+    }
+    arena_finish(&arena);
+}
+
+TEST(numbers_that_do_not_count_up_are_text)
+{
+    enum { PAGES = 10 };
+    struct arena arena;
+    struct sheet *sheets;
+    struct page pages[PAGES];
+    struct error err_storage = {0}, *err = &err_storage;
+
+    arena_init(&arena, 64 << 20);
+    sheets = arena_alloc_array(&arena, PAGES, sizeof *sheets);
+    for (int p = 0; p < PAGES; p++) {
+        char text[80];
+
+        sheet_init(&sheets[p], p + 1);
+        sheet_add(&sheets[p], &arena, 60, 60 + 30 * (float)p, 10, "The total of this page is");
+        snprintf(text, sizeof text, "%d", 1000 - 37 * p);
+        sheet_add(&sheets[p], &arena, 60, 300 + 30 * (float)p, 10, text);
+        pages[p] = sheets[p].page;
+    }
+    CHECK_OK(furniture_mark(pages, PAGES, err), err);
+    for (int p = 0; p < PAGES; p++)
+        CHECK(!pages[p].lines[1].furniture);
+    arena_finish(&arena);
+}
+
+/* Poppler reads a table column by column where its white is wide; the rows must come back. */
+TEST(a_table_given_by_columns_is_put_into_rows)
+{
+    struct arena arena;
+    struct sheet sheet;
+    struct error err_storage = {0}, *err = &err_storage;
+    int columns = 0;
+
+    arena_init(&arena, 16 << 20);
+    sheet_init(&sheet, 1);
+    sheet_add(&sheet, &arena, 60, 70, 10, "A sentence before the table, as wide as the whole page of text is, or nearly so.");
+    for (int row = 0; row < 6; row++)
+        sheet_add(&sheet, &arena, 60, 100 + 14 * (float)row, 10, "A label of the table");
+    for (int row = 0; row < 6; row++) {
+        char text[16];
+
+        snprintf(text, sizeof text, "%d,%03d", row, 7 * row);
+        sheet_add(&sheet, &arena, 400, 100 + 14 * (float)row, 10, text);
+    }
+    CHECK_OK(columns_order(&sheet.page, &arena, &columns, err), err);
+    CHECK_EQ_INT(columns, 1);
+    CHECK_EQ_INT(sheet.page.line_count, 13);
+    CHECK(span_equal_cstr(sheet.page.lines[1].text, "A label of the table"));
+    CHECK(span_equal_cstr(sheet.page.lines[2].text, "0,000"));
+    CHECK(span_equal_cstr(sheet.page.lines[12].text, "5,035"));
+    arena_finish(&arena);
+}
+
+/* Prose side by side that the cut does not find (the columns cross in steps) stays as poppler gave it. */
+TEST(twin_rows_of_prose_keep_the_given_order)
+{
+    struct arena arena;
+    struct sheet sheet;
+    struct error err_storage = {0}, *err = &err_storage;
+    int columns = 0;
+    char *before;
+
+    arena_init(&arena, 16 << 20);
+    sheet_init(&sheet, 1);
+    for (int side = 0; side < 2; side++) {
+        for (int row = 0; row < 8; row++) {
+            float shift = 30 * (float)row;
+
+            sheet_add(&sheet, &arena, side ? 330 + shift : 60 + shift, 100 + 14 * (float)row, 9,
+                      side ? "right-hand prose in a row of the page, slanted" : "left-hand prose in a row of the page, slanted");
+        }
+    }
+    before = page_lines(&arena, &sheet.page);
+    CHECK_OK(columns_order(&sheet.page, &arena, &columns, err), err);
+    CHECK_EQ_STR(page_lines(&arena, &sheet.page), before);
+    arena_finish(&arena);
+}
