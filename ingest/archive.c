@@ -153,9 +153,16 @@ enum status member_data(struct member *member, struct archive *archive, struct s
 enum status member_end(struct member *member, struct span payload, struct task **task, struct error *err)
 {
     json_t *json = json_loadb(payload.ptr, payload.len, 0, NULL);
+    const char *skipped = json_string_value(json_object_get(json, "skipped"));
     enum status status = digest_hex(&member->digest, member->task->sha256);
 
     member->task->incomplete = !json_is_true(json_object_get(json, "complete"));
+    if (skipped) {
+        member->task->sha256[0] = '\0'; /* of bytes that nobody saw */
+        member->task->skipped = strndup(skipped, 64);
+        if (!member->task->skipped)
+            status = STATUS_NO_MEMORY;
+    }
     json_decref(json);
     digest_finish(&member->digest);
     if (!status && fcntl(member->task->fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL) != 0)

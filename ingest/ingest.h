@@ -35,7 +35,7 @@ struct ingest_known {
     enum document_status status;
     int64_t size_bytes, mtime_ms;
     char sha256[65];
-    bool encrypted; /* failed for want of a password */
+    bool encrypted; /* not read, or a part of it, for want of a password: its error begins with "encrypted:" */
 };
 
 struct ingest_sink {

@@ -46,7 +46,8 @@ struct intake {
  * left out or damaged, and makes the document partial. */
 static const char *const notes[] = {"tiny-text",    "faint-text",  "rotated-text", "repaired-text", "encoding",
                                     "no-geometry",  "hidden-text", "no-text",      "limit-outline", "deleted-text",
-                                    "name-unsafe",  "name-long",   "name-not-utf8", "link-skipped"};
+                                    "name-unsafe",  "name-long",   "name-not-utf8", "link-skipped",
+                                    "special-skipped"};
 
 enum status intake_create(struct intake **intake, struct error *err)
 {
@@ -167,6 +168,8 @@ static enum status take_problem(struct intake *intake, json_t *object)
         intake->error = *message ? message : code;
         if (intake_encrypted(intake))
             (void)snprintf(intake->encrypted_error, sizeof intake->encrypted_error, "encrypted: %.100s", message);
+    } else if (strcmp(code, "encrypted-member") == 0 && !*intake->encrypted_error) {
+        (void)snprintf(intake->encrypted_error, sizeof intake->encrypted_error, "encrypted: %.100s", message);
     }
     return intake_problem(intake, page < 0 || page > LIMIT_PAGES ? 0 : (int)page, code, message);
 }
@@ -347,7 +350,7 @@ static void decide_status(const struct intake *intake, struct ingest_document *d
             row->error = *intake->encrypted_error ? intake->encrypted_error : intake->error_code;
     } else if (intake->error_code || intake->cut) {
         row->status = DOCUMENT_PARTIAL;
-        row->error = intake->error ? intake->error : "";
+        row->error = intake->error ? intake->error : intake->encrypted_error;
         for (size_t i = 0; !*row->error && i < intake->problems.count; i++) {
             if (!is_note(intake->problems.items[i].code))
                 row->error = intake->problems.items[i].message;

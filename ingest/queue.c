@@ -25,6 +25,7 @@ void task_destroy(struct task *task)
     free(task->member);
     free(task->file);
     free(task->error);
+    free(task->skipped);
     free(task);
 }
 

@@ -30,6 +30,7 @@ struct task {
     int depth;              /* archives around it */
     char sha256[DIGEST_HEX_BYTES]; /* "" unknown yet */
     bool incomplete;        /* a member that was cut */
+    char *skipped;          /* a member that is listed and not read: the problem's code; NULL */
     bool replaces;          /* the store holds a row of it */
     bool reread;            /* read it even if unchanged: its original is gone */
     struct archive *archive; /* it came from; NULL */

@@ -19,7 +19,8 @@ static enum status find(void *context, const char *path, const char *member, str
         return status;
     *known = (struct ingest_known){.id = row.id, .status = row.status, .size_bytes = row.size_bytes,
                                    .mtime_ms = row.mtime_ms,
-                                   .encrypted = row.status == DOCUMENT_FAILED && strncmp(row.error, "encrypted", 9) == 0};
+                                   .encrypted = (row.status == DOCUMENT_FAILED || row.status == DOCUMENT_PARTIAL) &&
+                                                strncmp(row.error, "encrypted:", 10) == 0};
     strncpy(known->sha256, row.sha256, sizeof known->sha256 - 1);
     return STATUS_OK;
 }

@@ -41,6 +41,30 @@ static enum status commit_unreadable(struct worker *worker, struct task *task, c
     return commit(worker, task, &document, 0, err);
 }
 
+/* A member that its archive lists and that was not read. */
+static enum status commit_skipped(struct worker *worker, struct task *task, struct error *err)
+{
+    static const struct {
+        const char *code, *error;
+        enum document_status status;
+    } kinds[] = {{"encrypted-member", "encrypted: no password opens it", DOCUMENT_FAILED},
+                 {"link-skipped", "a link", DOCUMENT_SKIPPED},
+                 {"special-skipped", "neither file nor folder", DOCUMENT_SKIPPED}};
+    struct store_problem problem = {0, task->skipped, "not read"};
+    struct ingest_document document = {.row = {.status = DOCUMENT_SKIPPED, .error = "not read", .media_type = "",
+                                               .title = "", .author = "", .language = "", .created = "",
+                                               .modified = "", .extractor = ""},
+                                       .problems = &problem, .problem_count = 1};
+
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        if (strcmp(kinds[i].code, task->skipped) == 0) {
+            document.row.status = kinds[i].status;
+            document.row.error = problem.message = kinds[i].error;
+        }
+    }
+    return commit(worker, task, &document, 0, err);
+}
+
 /* Asks what is to be done with a task. */
 static enum status ask(struct worker *worker, struct task *task, bool quick, enum verdict *verdict, struct error *err)
 {
@@ -294,10 +318,14 @@ static void process(struct worker *worker, struct task *task)
 
     if (atomic_load(&run->stop))
         return;
-    if (task->file)
+    if (task->skipped) {
+        status = commit_skipped(worker, task, &err);
+        verdict = VERDICT_DONE;
+    } else if (task->file) {
         status = open_file(worker, task, &verdict, &err);
-    else if (*task->sha256)
+    } else if (*task->sha256) {
         status = ask(worker, task, false, &verdict, &err);
+    }
     if (!status && verdict == VERDICT_READ)
         status = read_task(worker, task, &err);
     if (status)
