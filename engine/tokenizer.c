@@ -9,6 +9,7 @@
 #include <stdlib.h>
 
 #include "base/utf8.h"
+#include "engine/nfc.h"
 
 struct encoding { /* one call of tokenizer_encode() */
     const struct tokenizer *tokenizer;
@@ -119,17 +120,32 @@ static size_t valid_prefix(struct span text)
     return at;
 }
 
-static enum status encode_text(struct encoding *encoding, struct span text)
+/* One run of valid UTF-8, normalised where the tokenizer says so. */
+static enum status encode_valid(struct encoding *encoding, struct span text)
 {
     const struct tokenizer *tokenizer = encoding->tokenizer;
+    struct buf normal;
+    enum status status;
+
+    if (!tokenizer->nfc || nfc_quick(text))
+        return pretokenize(&tokenizer->pretokenizer, &encoding->run, text, put_piece, encoding);
+    buf_init(&normal, SIZE_MAX / 2);
+    status = nfc_append(text, &normal);
+    if (!status)
+        status = pretokenize(&tokenizer->pretokenizer, &encoding->run, buf_span(&normal), put_piece, encoding);
+    buf_finish(&normal);
+    return status;
+}
+
+static enum status encode_text(struct encoding *encoding, struct span text)
+{
     enum status status;
 
     while (text.len) {
         size_t valid = valid_prefix(text);
 
         if (valid) {
-            status = pretokenize(&tokenizer->pretokenizer, &encoding->run, span_slice(text, 0, valid), put_piece,
-                                 encoding);
+            status = encode_valid(encoding, span_slice(text, 0, valid));
         } else {
             valid = 1;
             status = put_piece(encoding, span_slice(text, 0, 1));

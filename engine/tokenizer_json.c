@@ -105,6 +105,10 @@ static enum status load_normalizer(const json_t *normalizer, bool *nfc, struct e
         }
         return STATUS_OK;
     }
+    if (strcmp(type, "NFC") == 0) {
+        *nfc = true;
+        return STATUS_OK;
+    }
     return error_set(err, STATUS_UNSUPPORTED, "normalizer: type '%s' is not supported", type);
 }
 
@@ -366,6 +370,8 @@ static enum status load_added(const json_t *added, struct tokenizer *tokenizer, 
             return status;
         if (single_word)
             return error_set(err, STATUS_UNSUPPORTED, "%s.single_word is not supported", where);
+        if (token.normalized && tokenizer->nfc)
+            return error_set(err, STATUS_UNSUPPORTED, "%s: matched after normalisation", where);
         if (content.len == 0)
             continue;
         if (!(bpe->flags[token.id] & BPE_WORD) || !span_equal(bpe_bytes(bpe, token.id), content)) {
