@@ -382,7 +382,8 @@ class Reader(nn.Module):
         return rms_norm(x, self.norm, self.c.rms_norm_eps), total
 
     def logits(self, hidden):
-        return F.linear(hidden.to(Linear.compute), self.embed.to(Linear.compute)).float()
+        compute = Linear.compute if self.training else torch.float32
+        return F.linear(hidden.to(compute), self.embed.to(compute)).float()
 
     def set_fp8(self, on):
         for module in self.modules():

@@ -71,7 +71,7 @@ class Trainer:
         batches = load.Batches(self.vocabulary, self.reading, scratch, args.tokens, self.plan, args.seed)
         loader = torch.utils.data.DataLoader(
             batches, batch_size=None, num_workers=args.workers, pin_memory=self.device == "cuda",
-            **(dict(prefetch_factor=3, multiprocessing_context="fork") if args.workers else {}))
+            **(dict(prefetch_factor=2, multiprocessing_context="fork") if args.workers else {}))
         self.batches = iter(loader)  # forks its workers, before the GPU is touched
         self.pending = next(self.batches)
         unpacker.start()
