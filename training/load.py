@@ -54,7 +54,7 @@ class Pack:
 
 
 def build(vocabulary, reading, question, passages, ranks, summarise=False):
-    """passages in order of appearance; ranks: 1 … 9 for each, 0 for none."""
+    """passages in order of appearance, a tuple standing for neighbours in one block; ranks: 1 … 9, 0 for none."""
     v = vocabulary
     ask = [v["summarise"]] if summarise else [v["question"], *question.tolist()]
     out, blocks, starts = list(ask), [], []
@@ -65,10 +65,13 @@ def build(vocabulary, reading, question, passages, ranks, summarise=False):
         if rank:
             out.append(v["rank%d" % min(rank, 9)])
         out.append(v["title"])
-        out += reading.tokens("title", reading.passage_title[passage]).tolist()
+        parts = passage if isinstance(passage, tuple) else (passage,)
+        out += reading.tokens("title", reading.passage_title[parts[0]]).tolist()
         out.append(v["text"])
-        text = reading.tokens("passage", passage).tolist()
-        blocks.append((int(passage), len(out), len(out) + len(text)))
+        text = reading.tokens("passage", parts[0]).tolist()
+        for part in parts[1:]:
+            text += [v.newline, *reading.tokens("passage", part).tolist()]
+        blocks.append((int(parts[0]), len(out), len(out) + len(text)))
         out += text
     starts.append(len(out))
     out += ask
@@ -182,7 +185,9 @@ class Packer:
         else:
             order = order[::-1]
         with_ranks = not summarise and r.random() < 0.88
-        pack = build(self.v, reading, question, order, [ranked[p] if with_ranks else 0 for p in order], summarise)
+        order = self.merged(order)
+        best = lambda p: min(ranked[part] for part in p) if isinstance(p, tuple) else ranked[p]
+        pack = build(self.v, reading, question, order, [best(p) if with_ranks else 0 for p in order], summarise)
         answer, weights = self.answer(order, gold)
         tokens = pack.tokens + answer
         if len(tokens) > length + 1:
@@ -191,11 +196,22 @@ class Packer:
         weight[len(pack.tokens) - 1:] = weights
         return tokens, weight, self.positions(pack, len(tokens) - 1, length)
 
+    def merged(self, order):
+        """Some neighbours of one article become one block, as packing merges them."""
+        out, titles = [], self.reading.passage_title
+        for passage in order:
+            before = (out[-1] if isinstance(out[-1], tuple) else (out[-1],)) if out else None
+            if before and before[-1] + 1 == passage and titles[before[-1]] == titles[passage] and self.random.random() < 0.4:
+                out[-1] = (*before, passage)
+            else:
+                out.append(passage)
+        return out
+
     def answer(self, order, gold):
         v = self.v
         if not gold:
             return [v["none"], v["end"]], [DECISION_WEIGHT, ANSWER_WEIGHT]
-        place = {p: number for number, p in enumerate(order, 1)}
+        place = {part: number for number, p in enumerate(order, 1) for part in (p if isinstance(p, tuple) else (p,))}
         tokens, weights = [], []
         for passage, start, end in sorted(gold, key=lambda g: (place[g[0]], g[1])):
             quoted = self.reading.tokens("passage", passage)[start:end].tolist()

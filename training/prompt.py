@@ -53,6 +53,7 @@ class Vocabulary:
                   for merge in model["model"]["merges"]]
         self.merge_rank = {merge: rank for rank, merge in enumerate(merges)}
         self.vocab = vocab
+        self.newline = vocab[byte_alphabet()[10]]
         self.number = [self.encode_digits(str(value)) for value in range(MAX_ID + 1)]
 
     def encode_digits(self, text):
