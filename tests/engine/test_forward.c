@@ -73,7 +73,7 @@ static void check_rows(const char *what, const float *actual, const float *expec
     free(d);
 }
 
-/* --- A trace that compares and replaces ---------------------------------------------------------------------------- */
+/* --- A trace that compares and replaces ------------------------------------------------------------------------ */
 
 struct comparison {
     const struct safetensors *file;
@@ -175,7 +175,7 @@ static bool replace(void *context, const char *name, int layer, struct tensor *v
     return true;
 }
 
-/* --- Cases ----------------------------------------------------------------------------------------------------------- */
+/* --- Cases ----------------------------------------------------------------------------------------------------- */
 
 struct tolerance {
     double logit_median, logit_most, score_error;
@@ -302,7 +302,7 @@ TEST(forward_notices_a_wrong_indexer_rope)
     safetensors_close(v.file);
 }
 
-/* --- Bit for bit --------------------------------------------------------------------------------------------------- */
+/* --- Bit for bit ----------------------------------------------------------------------------------------------- */
 
 static void check_equal(const float *a, const float *b, size_t count, size_t vocab, const char *what, int chunk)
 {

@@ -168,7 +168,7 @@ TEST(safetensors_survives_every_changed_byte)
     free(bytes);
 }
 
-/* --- What engine_open() says of a damaged model directory ------------------------------------------------------- */
+/* --- What engine_open() says of a damaged model directory ------------------------------------------------------ */
 
 static void check_open_fails(enum status expected, const char *mention)
 {

@@ -72,7 +72,7 @@ static void run_to_end(struct engine *engine, const struct sequence *sequence)
         CHECK(step(engine));
 }
 
-/* --- One request, kept so that it can be asked again ------------------------------------------------------------ */
+/* --- One request, kept so that it can be asked again ----------------------------------------------------------- */
 
 struct request {
     struct sequence_options options;
@@ -135,7 +135,7 @@ static void check_same(const struct sequence *q, const struct request *r)
     }
 }
 
-/* --- Exactness ---------------------------------------------------------------------------------------------------- */
+/* --- Exactness ------------------------------------------------------------------------------------------------- */
 
 TEST(scheduler_batch_gives_what_each_gives_alone)
 {
@@ -254,7 +254,7 @@ TEST(scheduler_resumes_a_sampled_sequence_from_its_tokens)
     engine_close(engine);
 }
 
-/* --- Who is served when --------------------------------------------------------------------------------------------- */
+/* --- Who is served when ---------------------------------------------------------------------------------------- */
 
 static struct sequence *start_plain(struct engine *engine, size_t prompt, size_t output, enum sequence_class class,
                                     uint64_t owner)
@@ -343,7 +343,7 @@ TEST(scheduler_cancels_within_one_step)
     engine_close(engine);
 }
 
-/* --- Admission -------------------------------------------------------------------------------------------------------- */
+/* --- Admission ------------------------------------------------------------------------------------------------- */
 
 TEST(scheduler_refuses_what_does_not_fit)
 {
@@ -400,7 +400,7 @@ TEST(scheduler_keeps_room_for_people)
     engine_close(engine);
 }
 
-/* --- How a sequence ends ------------------------------------------------------------------------------------------------ */
+/* --- How a sequence ends --------------------------------------------------------------------------------------- */
 
 TEST(scheduler_stops_at_ids_and_strings)
 {
@@ -514,7 +514,7 @@ TEST(scheduler_quotes_only_what_stands_in_a_block)
     engine_close(engine);
 }
 
-/* --- Soak ----------------------------------------------------------------------------------------------------------------- */
+/* --- Soak ------------------------------------------------------------------------------------------------------ */
 
 /* Random requests, cancels, classes and owners over a cache too small for them; every output equal to the same request
  * alone, and every page back at the end. DSA_SOAK names another number of requests. */
