@@ -10,7 +10,8 @@
 #include "base/buf.h"
 
 /* Unicode White_Space, to stand inside [ ]. */
-#define WHITE_SPACE "\\x09-\\x0D\\x20\\x{85}\\x{A0}\\x{1680}\\x{2000}-\\x{200A}\\x{2028}\\x{2029}\\x{202F}\\x{205F}\\x{3000}"
+#define WHITE_SPACE \
+    "\\x09-\\x0D\\x20\\x{85}\\x{A0}\\x{1680}\\x{2000}-\\x{200A}\\x{2028}\\x{2029}\\x{202F}\\x{205F}\\x{3000}"
 
 enum { JIT_STACK_START = 32 * 1024, JIT_STACK_MAX = 4 << 20, PATTERN_ROOM = 16 * PRETOKENIZE_MAX_PATTERN };
 
@@ -36,7 +37,8 @@ static enum status translate(struct span regex, struct buf *out, struct error *e
             status = buf_append(out, regex.ptr + i, 2);
             i++;
         } else if (in_class && ((c == '&' && next == '&') || c == '[')) {
-            return error_set(err, STATUS_UNSUPPORTED, "pre_tokenizer: nested or intersected class in a regular expression");
+            return error_set(err, STATUS_UNSUPPORTED,
+                             "pre_tokenizer: nested or intersected class in a regular expression");
         } else {
             if (c == '[' && !in_class) {
                 in_class = true;
@@ -137,9 +139,10 @@ static int match_once(const struct pretokenize_step *step, struct pretokenize_ru
     PCRE2_SPTR subject = (PCRE2_SPTR)text.ptr;
 
     for (;;) {
-        int found = step->jit
-                        ? pcre2_jit_match(step->code, subject, text.len, from, PCRE2_NO_UTF_CHECK, run->match, run->context)
-                        : pcre2_match(step->code, subject, text.len, from, PCRE2_NO_UTF_CHECK, run->match, run->context);
+        int found =
+            step->jit
+                ? pcre2_jit_match(step->code, subject, text.len, from, PCRE2_NO_UTF_CHECK, run->match, run->context)
+                : pcre2_match(step->code, subject, text.len, from, PCRE2_NO_UTF_CHECK, run->match, run->context);
 
         if (found != PCRE2_ERROR_JIT_STACKLIMIT || !more_stack(run))
             return found;

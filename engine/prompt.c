@@ -326,7 +326,8 @@ enum status prompt_build_chat(const struct tokenizer *tokenizer, enum prompt_sty
     bool first = true;
 
     if (style == PROMPT_READER)
-        return error_set(err, STATUS_UNSUPPORTED, "the reader model answers questions over documents; it does not chat");
+        return error_set(err, STATUS_UNSUPPORTED,
+                         "the reader model answers questions over documents; it does not chat");
     if (message_count == 0 || messages[message_count - 1].role != PROMPT_USER)
         return error_set(err, STATUS_BAD_INPUT, "a conversation must end with a message of the user");
     put_start(&writer, style);

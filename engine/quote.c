@@ -6,8 +6,8 @@
  *     │                ▲                                   │
  *     └─ none ─▶ END   └────────────── open ───────────────┘       (FREE takes the place of START and BETWEEN)
  *
- * Outside CONTENT the allowed bytes are a small set of strings, of which some prefix was already given. Every token lies
- * wholly in one phase: one that holds the last byte of a quotation and its closing mark is not allowed. */
+ * Outside CONTENT the allowed bytes are a small set of strings, of which some prefix was already given. Every token
+ * lies wholly in one phase: one that holds the last byte of a quotation and its closing mark is not allowed. */
 #include "engine/quote_impl.h"
 
 #include <assert.h>
@@ -527,7 +527,8 @@ enum status quote_create(const struct quote_index *index, const int32_t *stop_id
         return error_set(err, STATUS_BAD_INPUT, "quote mode: no token ends an answer");
     for (size_t i = 0; i < stop_count; i++) {
         if (stop_ids[i] < 0 || stop_ids[i] >= index->vocab->vocab_size)
-            return error_set(err, STATUS_BAD_INPUT, "quote mode: stop id %d is not in the vocabulary", (int)stop_ids[i]);
+            return error_set(err, STATUS_BAD_INPUT, "quote mode: stop id %d is not in the vocabulary",
+                             (int)stop_ids[i]);
     }
     if (index->open && strlen(index->open) > MAX_MARK_BYTES - 1)
         return error_set(err, STATUS_UNSUPPORTED, "quote mode: the mark '%s' is too long", index->open);

@@ -42,14 +42,16 @@ struct quote_span { /* one closed quotation, white space at its ends cut off */
     size_t start, end; /* byte offsets in that block's text; the lowest start where the bytes occur */
 };
 
-/* STATUS_UNSUPPORTED where a byte has no token of its own (an answer could get stuck). The tokenizer must outlive it. */
+/* STATUS_UNSUPPORTED where a byte has no token of its own (an answer could get stuck). The tokenizer must outlive it.
+ */
 enum status quote_vocab_create(const struct tokenizer *tokenizer, struct quote_vocab **vocab,
                                struct error *err) MUST_CHECK;
 void quote_vocab_destroy(struct quote_vocab *vocab);
 
-/* Blocks may hold anything: empty ones and bytes that are not UTF-8 are allowed, and never quoted. Texts and the strings
- * in `params` are copied; the vocabulary must outlive the index. STATUS_UNSUPPORTED where a mark is not one token,
- * STATUS_LIMIT beyond QUOTE_MAX_BYTES of text or QUOTE_MAX_BLOCKS. Takes time: call it off the engine's thread. */
+/* Blocks may hold anything: empty ones and bytes that are not UTF-8 are allowed, and never quoted. Texts and the
+ * strings in `params` are copied; the vocabulary must outlive the index. STATUS_UNSUPPORTED where a mark is not one
+ * token, STATUS_LIMIT beyond QUOTE_MAX_BYTES of text or QUOTE_MAX_BLOCKS. Takes time: call it off the engine's thread.
+ */
 enum { QUOTE_MAX_BYTES = 64 << 20, QUOTE_MAX_BLOCKS = 1 << 16, QUOTE_MAX_QUOTATION = 60000 };
 enum status quote_index_create(const struct quote_vocab *vocab, const struct quote_block *blocks, size_t count,
                                const struct quote_params *params, struct quote_index **index,

@@ -1,4 +1,5 @@
-/* render.c: see render.h; the reader's answers have three states: between quotations, inside one, in the id after it. */
+/* render.c: see render.h; the reader's answers have three states: between quotations, inside one, in the id after it.
+ */
 #include "engine/render.h"
 
 void render_init(struct render *render, const struct tokenizer *tokenizer, enum prompt_style style)

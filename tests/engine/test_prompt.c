@@ -37,11 +37,12 @@ static void spell(const struct tokenizer *tokenizer, const struct prompt *prompt
 TEST(the_readers_prompt)
 {
     static const char *const expected[] = {
-        S("<|question|>") "Who <|end|>?" S("<|doc|>") "1" S("<|rank2|>") S("<|title|>") "Ledger (p. 3)" S("<|text|>")
-        "The ship came in." S("<|doc|>") "2" S("<|rank9|>") S("<|title|>") "Log" S("<|text|>") " Salt & rope\n"
-        S("<|doc|>") "34" S("<|title|>") "<|answer|> (x)" S("<|text|>") S("<|question|>") "Who <|end|>?" S("<|answer|>"),
-        S("<|summarise|>") S("<|doc|>") "1" S("<|rank2|>") S("<|title|>") "Ledger (p. 3)" S("<|text|>")
-        "The ship came in." S("<|summarise|>") S("<|answer|>"),
+        S("<|question|>") "Who <|end|>?" S("<|doc|>") "1" S("<|rank2|>")
+            S("<|title|>") "Ledger (p. 3)" S("<|text|>") "The ship came in." S("<|doc|>") "2" S("<|rank9|>")
+                S("<|title|>") "Log" S("<|text|>") " Salt & rope\n" S("<|doc|>") "34" S("<|title|>") "<|answer|> (x)" S(
+                    "<|text|>") S("<|question|>") "Who <|end|>?" S("<|answer|>"),
+        S("<|summarise|>") S("<|doc|>") "1" S("<|rank2|>")
+            S("<|title|>") "Ledger (p. 3)" S("<|text|>") "The ship came in." S("<|summarise|>") S("<|answer|>"),
     };
     struct tokenizer *tokenizer = vectors_open_tokenizer("reader");
 
@@ -51,7 +52,8 @@ TEST(the_readers_prompt)
         struct buf text;
 
         CHECK_OK(prompt_build(tokenizer, PROMPT_READER, summarise ? PROMPT_SUMMARISE : PROMPT_ANSWER, blocks,
-                              summarise ? 1 : 3, span_from_cstr(summarise ? "" : "Who <|end|>?"), MANY, &prompt, &err), &err);
+                              summarise ? 1 : 3, span_from_cstr(summarise ? "" : "Who <|end|>?"), MANY, &prompt, &err),
+                 &err);
         spell(tokenizer, &prompt, &text);
         CHECK_EQ_STR(buf_cstr(&text), expected[summarise]);
         buf_finish(&text);
@@ -66,14 +68,20 @@ TEST(block_ranges_are_the_blocks)
     static const struct {
         enum prompt_style style;
         const char *shape;
-    } cases[] = {{PROMPT_READER, "reader"}, {PROMPT_V32, "deepseek"}, {PROMPT_V31, "deepseek"}, {PROMPT_GLM5, "glm"}, {PROMPT_PLAIN, "gpt2"}};
+    } cases[] = {{PROMPT_READER, "reader"},
+                 {PROMPT_V32, "deepseek"},
+                 {PROMPT_V31, "deepseek"},
+                 {PROMPT_GLM5, "glm"},
+                 {PROMPT_PLAIN, "gpt2"}};
 
     for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
         struct tokenizer *tokenizer = vectors_open_tokenizer(cases[c].shape);
         struct prompt prompt = {0};
         struct error err = {0};
 
-        CHECK_OK(prompt_build(tokenizer, cases[c].style, PROMPT_ANSWER, blocks, 3, span_from_cstr("Q"), MANY, &prompt, &err), &err);
+        CHECK_OK(
+            prompt_build(tokenizer, cases[c].style, PROMPT_ANSWER, blocks, 3, span_from_cstr("Q"), MANY, &prompt, &err),
+            &err);
         CHECK_EQ_INT(prompt.block_count, 3);
         for (size_t b = 0; b < 3; b++) {
             struct token_list alone = {0};
@@ -99,12 +107,15 @@ TEST(conversations_of_each_style)
         enum prompt_style style;
         const char *shape, *expected;
     } cases[] = {
-        {PROMPT_V32, "deepseek", S(BOS) "Be brief." S(USER) "Hi " ASSISTANT S(ASSISTANT) S("</think>") "Hello." S(EOS)
-         "Be kind." S(USER) "Who?" S(ASSISTANT) S("</think>")},
-        {PROMPT_V31, "deepseek", S(BOS) "Be brief.\n\nBe kind." S(USER) "Hi " ASSISTANT S(ASSISTANT) S("</think>") "Hello."
-         S(EOS) S(USER) "Who?" S(ASSISTANT) S("</think>")},
-        {PROMPT_GLM5, "glm", S("[gMASK]") S("<sop>") S("<|system|>") "Be brief." S("<|user|>") "Hi " ASSISTANT
-         S("<|assistant|>") S("</think>") "Hello." S("<|system|>") "Be kind." S("<|user|>") "Who?" S("<|assistant|>") S("</think>")},
+        {PROMPT_V32, "deepseek",
+         S(BOS) "Be brief." S(USER) "Hi " ASSISTANT S(ASSISTANT)
+             S("</think>") "Hello." S(EOS) "Be kind." S(USER) "Who?" S(ASSISTANT) S("</think>")},
+        {PROMPT_V31, "deepseek",
+         S(BOS) "Be brief.\n\nBe kind." S(USER) "Hi " ASSISTANT S(ASSISTANT) S("</think>") "Hello." S(EOS)
+             S(USER) "Who?" S(ASSISTANT) S("</think>")},
+        {PROMPT_GLM5, "glm",
+         S("[gMASK]") S("<sop>") S("<|system|>") "Be brief." S("<|user|>") "Hi " ASSISTANT S("<|assistant|>")
+             S("</think>") "Hello." S("<|system|>") "Be kind." S("<|user|>") "Who?" S("<|assistant|>") S("</think>")},
         {PROMPT_PLAIN, "gpt2", "Be brief.\n\nHi " ASSISTANT "\n\nHello.\n\nBe kind.\n\nWho?\n\n"},
     };
 
@@ -131,10 +142,12 @@ TEST(questions_to_a_general_model)
     struct prompt prompt = {0};
     struct error err = {0};
     struct buf text;
-    const char *end = "[document 1 begin]\nLedger (p. 3)\nThe ship came in.\n[document 1 end]\n"
-                      "[document 2 begin]\nLog\n Salt & rope\n\n[document 2 end]\n\nQuestion: Who?" S(ASSISTANT) S("</think>");
+    const char *end =
+        "[document 1 begin]\nLedger (p. 3)\nThe ship came in.\n[document 1 end]\n"
+        "[document 2 begin]\nLog\n Salt & rope\n\n[document 2 end]\n\nQuestion: Who?" S(ASSISTANT) S("</think>");
 
-    CHECK_OK(prompt_build(tokenizer, PROMPT_V32, PROMPT_ANSWER, blocks, 2, span_from_cstr("Who?"), MANY, &prompt, &err), &err);
+    CHECK_OK(prompt_build(tokenizer, PROMPT_V32, PROMPT_ANSWER, blocks, 2, span_from_cstr("Who?"), MANY, &prompt, &err),
+             &err);
     spell(tokenizer, &prompt, &text);
     CHECK(strncmp(buf_cstr(&text), S(BOS) "Answer from the documents", 40) == 0);
     CHECK(text.len > strlen(end));
@@ -153,17 +166,21 @@ TEST(what_cannot_be_built_is_refused)
     struct error err = {0};
     size_t exact;
 
-    CHECK_STATUS(prompt_build(tokenizer, PROMPT_READER, PROMPT_ANSWER, blocks, 1, question, MANY, &prompt, &err), STATUS_UNSUPPORTED);
+    CHECK_STATUS(prompt_build(tokenizer, PROMPT_READER, PROMPT_ANSWER, blocks, 1, question, MANY, &prompt, &err),
+                 STATUS_UNSUPPORTED);
     CHECK(strstr(err.message, "<|question|>") != NULL);
-    CHECK_STATUS(prompt_build(reader, PROMPT_READER, PROMPT_ANSWER, &no_id, 1, question, MANY, &prompt, &err), STATUS_BAD_INPUT);
+    CHECK_STATUS(prompt_build(reader, PROMPT_READER, PROMPT_ANSWER, &no_id, 1, question, MANY, &prompt, &err),
+                 STATUS_BAD_INPUT);
     CHECK_OK(prompt_build(reader, PROMPT_READER, PROMPT_ANSWER, blocks, 2, question, MANY, &prompt, &err), &err);
     exact = prompt.tokens.count;
     prompt_finish(&prompt);
     CHECK_OK(prompt_build(reader, PROMPT_READER, PROMPT_ANSWER, blocks, 2, question, exact, &prompt, &err), &err);
     prompt_finish(&prompt);
     for (size_t limit = 0; limit < exact; limit++)
-        CHECK_STATUS(prompt_build(reader, PROMPT_READER, PROMPT_ANSWER, blocks, 2, question, limit, &prompt, &err), STATUS_LIMIT);
-    CHECK_STATUS(prompt_build_chat(reader, PROMPT_READER, &(struct prompt_message){PROMPT_USER, question}, 1, MANY, &prompt, &err),
+        CHECK_STATUS(prompt_build(reader, PROMPT_READER, PROMPT_ANSWER, blocks, 2, question, limit, &prompt, &err),
+                     STATUS_LIMIT);
+    CHECK_STATUS(prompt_build_chat(reader, PROMPT_READER, &(struct prompt_message){PROMPT_USER, question}, 1, MANY,
+                                   &prompt, &err),
                  STATUS_UNSUPPORTED);
     tokenizer_close(tokenizer);
     tokenizer_close(reader);

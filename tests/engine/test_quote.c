@@ -273,7 +273,9 @@ static void walk_text(struct rig *rig, unsigned close_odds)
 static struct quote_block plain_blocks[] = {
     BLOCK(1, "The harbour master wrote down every ship. He didn't trust memory."),
     BLOCK(2, "Salt, rope and timber: every ship that came in, and 3.14 barrels."),
-    BLOCK(12, "He didn't trust memory. La facture \xC3\xA9tait de 45,50 \xE2\x82\xAC. \xE8\x88\xB9\xE3\x81\xAF\xE6\x9C\x9D."),
+    BLOCK(
+        12,
+        "He didn't trust memory. La facture \xC3\xA9tait de 45,50 \xE2\x82\xAC. \xE8\x88\xB9\xE3\x81\xAF\xE6\x9C\x9D."),
 };
 
 /* Every kind of block that could make an automaton stumble. */
@@ -284,9 +286,12 @@ static struct quote_block hostile_blocks[] = {
     BLOCK(4, "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"),
     BLOCK(5, "the same words the same words the same words the same words the same words the same words"),
     BLOCK(6, "the same words the same words"),
-    BLOCK(7, "he said \"no\" and \xE2\x80\x9Cyes\xE2\x80\x9D and \xE2\x80\x9C and \" \xE2\x80\x9D[7] <|close|>7<|end|> [3]"),
+    BLOCK(
+        7,
+        "he said \"no\" and \xE2\x80\x9Cyes\xE2\x80\x9D and \xE2\x80\x9C and \" \xE2\x80\x9D[7] <|close|>7<|end|> [3]"),
     BLOCK(8, "good \xFF\xFE bad \xC3 half \xE2\x82 cut \xED\xA0\x80 surrogate \xF0\x9F\x98\x80 whole \xC0\x80"),
-    BLOCK(9, "\xF0\x9F\x98\x80\xF0\x9F\x98\x80" "e\xCC\x81\xE8\x88\xB9\xE8\x88\xB9\xE8\x88\xB9"),
+    BLOCK(9, "\xF0\x9F\x98\x80\xF0\x9F\x98\x80"
+             "e\xCC\x81\xE8\x88\xB9\xE8\x88\xB9\xE8\x88\xB9"),
     BLOCK(10, "\xE2\x80\x94 dashes \xE2\x80\x94 and \xE2\x80\x99 share bytes with the marks \xE2\x80\xA6"),
     BLOCK(11, "nul \0 inside\r\n and \x1b[31m escapes"),
     BLOCK(123456, "."),
@@ -359,7 +364,8 @@ TEST(text_walks_quote_only_what_is_there)
 
 TEST(random_texts_and_rules)
 {
-    static const char *const pieces[] = {"a", "b", "ab", " ", ".", "\n", "\xC3\xA9", "\xE8\x88\xB9", "\xFF", "the ", "ship"};
+    static const char *const pieces[] = {"a",    "b",    "ab",  " ", ".", "\n", "\xC3\xA9", "\xE8\x88\xB9",
+                                         "\xFF", "the ", "ship"};
     struct rig rig;
 
     rig_open(&rig, "reader", "<|end|>");
@@ -442,7 +448,8 @@ TEST(an_answer_of_the_reader)
     CHECK_EQ_INT(spans[0].block_id, 1);
     CHECK_EQ_INT(spans[0].start, 42);
     CHECK_EQ_INT(spans[0].end, 65);
-    CHECK(give(&rig, "every ship") && give_special(&rig, "<|close|>") && give(&rig, "2") && give_special(&rig, "<|end|>"));
+    CHECK(give(&rig, "every ship") && give_special(&rig, "<|close|>") && give(&rig, "2") &&
+          give_special(&rig, "<|end|>"));
     CHECK_EQ_INT(quote_spans(rig.quote, &spans), 2);
     CHECK_EQ_INT(spans[1].block_id, 2);
     CHECK_EQ_INT(spans[1].start, 23);
@@ -456,15 +463,17 @@ TEST(an_answer_of_the_reader)
 
 TEST(words_hold_together)
 {
-    static struct quote_block block[] = {BLOCK(3, "He didn't pay 3.14 pounds, well-known. E.g. \xE8\x88\xB9\xE6\x9C\x9D ends")};
+    static struct quote_block block[] = {
+        BLOCK(3, "He didn't pay 3.14 pounds, well-known. E.g. \xE8\x88\xB9\xE6\x9C\x9D ends")};
     static const struct {
         const char *text;
         bool begins, ends;
     } cases[] = {
-        {"didn't", true, true}, {"didn", true, false}, {"t pay", false, false}, {"3.14", true, true}, {"3", true, false},
-        {"14 pounds", false, false}, {"pounds,", true, true}, {", well", false, false}, {"well-known", true, true},
-        {"well", true, false}, {"\xE8\x88\xB9", true, true}, {"\xE6\x9C\x9D", true, true}, {"ends", true, true},
-        {" pounds", true, true},
+        {"didn't", true, true},  {"didn", true, false},        {"t pay", false, false},
+        {"3.14", true, true},    {"3", true, false},           {"14 pounds", false, false},
+        {"pounds,", true, true}, {", well", false, false},     {"well-known", true, true},
+        {"well", true, false},   {"\xE8\x88\xB9", true, true}, {"\xE6\x9C\x9D", true, true},
+        {"ends", true, true},    {" pounds", true, true},
     };
     struct rig rig;
 
@@ -490,7 +499,8 @@ TEST(free_text_opens_by_the_mark_alone)
     const struct quote_span *spans;
 
     rig_open(&rig, "deepseek", "<\xEF\xBD\x9C" "end\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C>");
-    rig_index(&rig, plain_blocks, 3, (struct quote_params){.free_text = true, .open = "\"", .close = "\"", .max_quotations = 1});
+    rig_index(&rig, plain_blocks, 3,
+              (struct quote_params){.free_text = true, .open = "\"", .close = "\"", .max_quotations = 1});
     rig_start(&rig);
     CHECK(give(&rig, "The text says ") && give(&rig, "\""));
     CHECK(!give(&rig, "~"));
@@ -554,16 +564,19 @@ TEST(repetitive_blocks_are_indexed_in_time)
 
 TEST(what_is_shown_is_what_was_quoted)
 {
-    static struct quote_block blocks[] = {BLOCK(1, "It is here.\nAnd 12 there."), BLOCK(12, "And 12 there. Caf\xC3\xA9 x")};
-    static const char *const expected[] = {"\xE2\x80\x9CIt is here.\xE2\x80\x9D [1] \xE2\x80\x9C" "12 there. Caf\xC3\xA9\xE2\x80\x9D [12]",
+    static struct quote_block blocks[] = {BLOCK(1, "It is here.\nAnd 12 there."),
+                                          BLOCK(12, "And 12 there. Caf\xC3\xA9 x")};
+    static const char *const expected[] = {"\xE2\x80\x9CIt is here.\xE2\x80\x9D [1] \xE2\x80\x9C"
+                                           "12 there. Caf\xC3\xA9\xE2\x80\x9D [12]",
                                            RENDER_NONE};
     struct rig rig;
 
     rig_open(&rig, "reader", "<|end|>");
     rig_index(&rig, blocks, 2, (struct quote_params){0});
     for (int abstain = 0; abstain < 2; abstain++) {
-        const char *const steps[] = {"<|open|>", "It is here.\n", "<|close|>", "1", "<|open|>", " 12 there. Caf\xC3\xA9 ",
-                                     "<|close|>", "12", "<|end|>"};
+        const char *const steps[] = {"<|open|>", "It is here.\n",           "<|close|>", "1",
+                                     "<|open|>", " 12 there. Caf\xC3\xA9 ", "<|close|>", "12",
+                                     "<|end|>"};
         const char *const none[] = {"<|none|>", "<|end|>"};
         struct render render;
         struct buf out;
@@ -573,8 +586,9 @@ TEST(what_is_shown_is_what_was_quoted)
         for (size_t i = 0; i < (abstain ? 2u : 9u); i++) {
             struct token_list tokens = {0};
 
-            CHECK_STATUS(tokenizer_encode(rig.tokenizer, span_from_cstr(abstain ? none[i] : steps[i]), TOKENIZER_SPECIAL,
-                                          1000, &tokens), STATUS_OK);
+            CHECK_STATUS(tokenizer_encode(rig.tokenizer, span_from_cstr(abstain ? none[i] : steps[i]),
+                                          TOKENIZER_SPECIAL, 1000, &tokens),
+                         STATUS_OK);
             for (size_t k = 0; k < tokens.count; k++) {
                 CHECK_STATUS(render_put(&render, tokens.ids[k], &out), STATUS_OK);
                 CHECK(utf8_valid(buf_span(&out)));

@@ -79,9 +79,15 @@ TEST(parameters_out_of_range_are_named)
         struct sampler_params params;
         const char *name;
     } cases[] = {
-        {{-0.1f, 1, 0, 1, 0}, "temperature"}, {{NAN, 1, 0, 1, 0}, "temperature"}, {{INFINITY, 1, 0, 1, 0}, "temperature"},
-        {{1, 0, 0, 1, 0}, "top_p"},           {{1, 1.01f, 0, 1, 0}, "top_p"},     {{1, NAN, 0, 1, 0}, "top_p"},
-        {{1, 1, -1, 1, 0}, "min_p"},          {{1, 1, 1, 1, 0}, "min_p"},         {{1, 1, 0, 0.9f, 0}, "repetition_penalty"},
+        {{-0.1f, 1, 0, 1, 0}, "temperature"},
+        {{NAN, 1, 0, 1, 0}, "temperature"},
+        {{INFINITY, 1, 0, 1, 0}, "temperature"},
+        {{1, 0, 0, 1, 0}, "top_p"},
+        {{1, 1.01f, 0, 1, 0}, "top_p"},
+        {{1, NAN, 0, 1, 0}, "top_p"},
+        {{1, 1, -1, 1, 0}, "min_p"},
+        {{1, 1, 1, 1, 0}, "min_p"},
+        {{1, 1, 0, 0.9f, 0}, "repetition_penalty"},
     };
 
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -187,12 +193,14 @@ TEST(draws_follow_softmax_at_each_temperature)
 
 TEST(draws_follow_top_p_min_p_and_mask)
 {
-    struct sampler_params params = {.temperature = 1, .top_p = 0.8f, .min_p = 0, .repetition_penalty = 1, .seed = check_random()};
+    struct sampler_params params = {
+        .temperature = 1, .top_p = 0.8f, .min_p = 0, .repetition_penalty = 1, .seed = check_random()};
     double p[VOCAB], expected[VOCAB];
     uint64_t bits = 0xFF & ~UINT64_C(2);
     const struct token_mask mask = {&bits, VOCAB};
 
-    /* From the most probable, ties by id: 1, 5 (28.4% each), 3 (17.2%), 7 (10.5%): 74.1% after three, 84.5% after four. */
+    /* From the most probable, ties by id: 1, 5 (28.4% each), 3 (17.2%), 7 (10.5%): 74.1% after three, 84.5% after four.
+     */
     softmax(1, p);
     CHECK(p[1] + p[5] + p[3] < 0.8 && p[1] + p[5] + p[3] + p[7] > 0.8);
     for (int i = 0; i < VOCAB; i++)

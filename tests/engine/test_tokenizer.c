@@ -147,7 +147,8 @@ static int check_published(const char *folder, const char *name, const struct to
 TEST(published_vectors_of_gpt2)
 {
     const char *folder = check_data_dir();
-    struct tokenizer *tokenizer = assemble(folder, "gpt-2", json_pack("{s:s,s:b}", "type", "ByteLevel", "add_prefix_space", 0));
+    struct tokenizer *tokenizer =
+        assemble(folder, "gpt-2", json_pack("{s:s,s:b}", "type", "ByteLevel", "add_prefix_space", 0));
 
     CHECK_EQ_INT(tokenizer_vocab_size(tokenizer), 50257);
     CHECK_EQ_INT(check_published(folder, "gpt-2", tokenizer, NULL), 47);
@@ -163,15 +164,16 @@ static json_t *split(const char *regex)
 TEST(published_vectors_of_deepseek_llm)
 {
     /* Cased letters are \p{Lu}, \p{Ll} and \p{Lt} of the scripts that the published expression lists by ranges; the
-     * ranges that the cases reach are Latin, Greek, Cyrillic, Georgian, Cherokee. */
-    static const char LETTERS[] = "\\s?[A-Za-z\\x{B5}\\x{C0}-\\x{D6}\\x{D8}-\\x{F6}\\x{F8}-\\x{1BA}\\x{370}-\\x{373}\\x{386}"
-                                  "\\x{388}-\\x{3FF}\\x{400}-\\x{481}\\x{48A}-\\x{52F}\\x{1E00}-\\x{1FFC}]+";
+     * ranges that the cases reach are Latin, Greek and Cyrillic. */
+    static const char LETTERS[] =
+        "\\s?[A-Za-z\\x{B5}\\x{C0}-\\x{D6}\\x{D8}-\\x{F6}\\x{F8}-\\x{1BA}\\x{370}-\\x{373}\\x{386}"
+        "\\x{388}-\\x{3FF}\\x{400}-\\x{481}\\x{48A}-\\x{52F}\\x{1E00}-\\x{1FFC}]+";
     const char *folder = check_data_dir();
-    json_t *steps = json_pack("[o,o,o,o,o,{s:s,s:b},{s:s,s:b,s:b}]", split("[\r\n]"), split(LETTERS),
-                              split("\\s?[!-/:-~\\x{FF01}-\\x{FF0F}\\x{FF1A}-\\x{FF5E}\\x{2018}-\\x{201F}\\x{3000}-\\x{3002}]+"),
-                              split("\\s+$"), split("[\\x{4E00}-\\x{9FA5}\\x{800}-\\x{4E00}\\x{AC00}-\\x{D7FF}]+"),
-                              "type", "Digits", "individual_digits", 1, "type", "ByteLevel", "add_prefix_space", 0,
-                              "use_regex", 0);
+    json_t *steps =
+        json_pack("[o,o,o,o,o,{s:s,s:b},{s:s,s:b,s:b}]", split("[\r\n]"), split(LETTERS),
+                  split("\\s?[!-/:-~\\x{FF01}-\\x{FF0F}\\x{FF1A}-\\x{FF5E}\\x{2018}-\\x{201F}\\x{3000}-\\x{3002}]+"),
+                  split("\\s+$"), split("[\\x{4E00}-\\x{9FA5}\\x{800}-\\x{4E00}\\x{AC00}-\\x{D7FF}]+"), "type",
+                  "Digits", "individual_digits", 1, "type", "ByteLevel", "add_prefix_space", 0, "use_regex", 0);
     struct tokenizer *tokenizer = assemble(folder, "deepseek-llm", json_pack("{s:s,s:o}", "type", "Sequence",
                                                                              "pretokenizers", steps));
 
@@ -184,8 +186,9 @@ TEST(published_vectors_of_deepseek_llm)
 
 static void random_bytes(struct buf *text, bool valid)
 {
-    static const char *const pieces[] = {"the ", "ship", " ", "\n", "'s", "12", "\xC3\xA9", "e\xCC\x81", "\xE8\x88\xB9", "\xF0\x9F\x98\x80",
-                                         "<|end|>", "\xC2\x85", "...", "\t"};
+    static const char *const pieces[] = {
+        "the ",    "ship",     " ",   "\n", "'s", "12", "\xC3\xA9", "e\xCC\x81", "\xE8\x88\xB9", "\xF0\x9F\x98\x80",
+        "<|end|>", "\xC2\x85", "...", "\t"};
 
     for (uint64_t k = check_random() % 30; k > 0; k--) {
         char byte = (char)(valid ? check_random() % 128 : check_random());
@@ -314,7 +317,8 @@ TEST(a_limit_leaves_the_list_as_it_was)
 
     CHECK_STATUS(tokenizer_encode(tokenizer, span_from_cstr("x"), TOKENIZER_TEXT, 10, &tokens), STATUS_OK);
     CHECK_EQ_INT(tokens.count, 1);
-    CHECK_STATUS(tokenizer_encode(tokenizer, span_from_cstr("1 2 3 4 5 6 7 8 9"), TOKENIZER_TEXT, 10, &tokens), STATUS_LIMIT);
+    CHECK_STATUS(tokenizer_encode(tokenizer, span_from_cstr("1 2 3 4 5 6 7 8 9"), TOKENIZER_TEXT, 10, &tokens),
+                 STATUS_LIMIT);
     CHECK_EQ_INT(tokens.count, 1);
     CHECK_STATUS(tokenizer_encode(tokenizer, span_of(NULL, 0), TOKENIZER_TEXT, 1, &tokens), STATUS_OK);
     CHECK_EQ_INT(tokens.count, 1);
@@ -326,7 +330,8 @@ TEST(a_limit_leaves_the_list_as_it_was)
 TEST(hostile_text_is_linear)
 {
     enum { BYTES = 1 << 20 };
-    static const char *const repeats[] = {"a", "ab", " ", "\n", " \t", "'", "1", "\xCC\x81", "\xE8\x88\xB9", "\xFF", "aB1 ", "!?"};
+    static const char *const repeats[] = {"a",        "ab",           " ",    "\n",   " \t", "'", "1",
+                                          "\xCC\x81", "\xE8\x88\xB9", "\xFF", "aB1 ", "!?"};
     char *text = malloc(BYTES);
 
     CHECK(text != NULL);
@@ -377,8 +382,10 @@ TEST(other_kinds_are_refused_by_name)
         {"{}", STATUS_CORRUPT, "model"},
         {"{\"model\":{\"type\":\"Unigram\"}}", STATUS_UNSUPPORTED, "Unigram"},
         {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0}}}", STATUS_CORRUPT, "merges"},
-        {"{\"model\":{\"vocab\":{\"a\":0},\"merges\":[],\"end_of_word_suffix\":\"</w>\"}}", STATUS_UNSUPPORTED, "end_of_word_suffix"},
-        {"{\"model\":{\"vocab\":{\"a\":0},\"merges\":[]},\"decoder\":{\"type\":\"Metaspace\"}}", STATUS_UNSUPPORTED, "Metaspace"},
+        {"{\"model\":{\"vocab\":{\"a\":0},\"merges\":[],\"end_of_word_suffix\":\"</w>\"}}", STATUS_UNSUPPORTED,
+         "end_of_word_suffix"},
+        {"{\"model\":{\"vocab\":{\"a\":0},\"merges\":[]},\"decoder\":{\"type\":\"Metaspace\"}}", STATUS_UNSUPPORTED,
+         "Metaspace"},
 #define REST ",\"decoder\":{\"type\":\"ByteLevel\"}"
 #define LEVEL ",\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false}"
         {"{\"model\":{\"vocab\":{\"a\":0},\"merges\":[]}" REST "}", STATUS_UNSUPPORTED, "pre_tokenizer"},
@@ -395,21 +402,31 @@ TEST(other_kinds_are_refused_by_name)
          STATUS_UNSUPPORTED, "Lowercase"},
         {"{\"model\":{\"vocab\":{\"a\":0},\"merges\":[]},\"pre_tokenizer\":{\"type\":\"Whitespace\"}" REST "}",
          STATUS_UNSUPPORTED, "Whitespace"},
-        {"{\"model\":{\"vocab\":{\"a\":0},\"merges\":[]},\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":true}" REST "}",
+        {"{\"model\":{\"vocab\":{\"a\":0},\"merges\":[]},\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_"
+         "space\":true}" REST "}",
          STATUS_UNSUPPORTED, "add_prefix_space"},
-        {"{\"model\":{\"vocab\":{\"a\":0},\"merges\":[]},\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"(\"},"
-         "\"behavior\":\"Isolated\"}" REST "}", STATUS_UNSUPPORTED, "regular expression"},
-        {"{\"model\":{\"vocab\":{\"a\":0},\"merges\":[]},\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"[a&&b]\"},"
-         "\"behavior\":\"Isolated\"}" REST "}", STATUS_UNSUPPORTED, "class"},
-        {"{\"model\":{\"vocab\":{\"a\":0},\"merges\":[]},\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"String\":\"a\"},"
-         "\"behavior\":\"MergedWithNext\"}" REST "}", STATUS_UNSUPPORTED, "MergedWithNext"},
+        {"{\"model\":{\"vocab\":{\"a\":0},\"merges\":[]},\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":"
+         "\"(\"},"
+         "\"behavior\":\"Isolated\"}" REST "}",
+         STATUS_UNSUPPORTED, "regular expression"},
+        {"{\"model\":{\"vocab\":{\"a\":0},\"merges\":[]},\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":"
+         "\"[a&&b]\"},"
+         "\"behavior\":\"Isolated\"}" REST "}",
+         STATUS_UNSUPPORTED, "class"},
+        {"{\"model\":{\"vocab\":{\"a\":0},\"merges\":[]},\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"String\":"
+         "\"a\"},"
+         "\"behavior\":\"MergedWithNext\"}" REST "}",
+         STATUS_UNSUPPORTED, "MergedWithNext"},
         {"{\"model\":{\"vocab\":{\"a\":0},\"merges\":[]},\"added_tokens\":[{\"id\":5}]" REST LEVEL "}", STATUS_CORRUPT,
          "added_tokens[0].content"},
-        {"{\"model\":{\"vocab\":{\"a\":0},\"merges\":[]},\"added_tokens\":[{\"id\":\"x\",\"content\":\"b\"}]" REST LEVEL "}",
+        {"{\"model\":{\"vocab\":{\"a\":0},\"merges\":[]},\"added_tokens\":[{\"id\":\"x\",\"content\":\"b\"}]" REST LEVEL
+         "}",
          STATUS_CORRUPT, "added_tokens[0].id"},
-        {"{\"model\":{\"vocab\":{\"a\":0},\"merges\":[]},\"added_tokens\":[{\"id\":1,\"content\":\"b\",\"single_word\":true}]" REST LEVEL "}",
+        {"{\"model\":{\"vocab\":{\"a\":0},\"merges\":[]},\"added_tokens\":[{\"id\":1,\"content\":\"b\",\"single_word\":"
+         "true}]" REST LEVEL "}",
          STATUS_UNSUPPORTED, "single_word"},
-        {"{\"model\":{\"vocab\":{\"a\":0},\"merges\":[]},\"added_tokens\":[{\"id\":0,\"content\":\"b\"}]" REST LEVEL "}",
+        {"{\"model\":{\"vocab\":{\"a\":0},\"merges\":[]},\"added_tokens\":[{\"id\":0,\"content\":\"b\"}]" REST LEVEL
+         "}",
          STATUS_CORRUPT, "another entry"},
     };
     struct error err;
