@@ -22,6 +22,8 @@ enum {
     SAME_HEIGHT = 3 * UNITS_PER_POINT
 };
 static const double MIN_SHARE = 0.75, TOP = 0.15, BOTTOM = 0.10;
+/* Larger type than this, against the body's, is a title ("Chapter 3") on every page, not a running header. */
+static const float MAX_SIZE = 1.3f;
 
 struct candidate {
     uint64_t hash;
@@ -73,8 +75,33 @@ static int compare_lines(const void *a, const void *b)
     return (x->y > y->y) - (x->y < y->y);
 }
 
+/* The size that half of the document's bytes do not exceed. */
+static float find_body_size(const struct page *pages, size_t page_count)
+{
+    enum { STEPS = 200 }; /* of half a point */
+    size_t bytes[STEPS] = {0}, total = 0, seen = 0;
+
+    for (size_t p = 0; p < page_count; p++) {
+        for (size_t i = 0; i < pages[p].line_count; i++) {
+            long step = lrintf(pages[p].lines[i].font_size * 2);
+
+            if (step > 0 && step < STEPS) {
+                bytes[step] += pages[p].lines[i].text.len;
+                total += pages[p].lines[i].text.len;
+            }
+        }
+    }
+    for (int step = 1; step < STEPS; step++) {
+        seen += bytes[step];
+        if (total && seen * 2 >= total)
+            return (float)step / 2;
+    }
+    return 0;
+}
+
 /* The lines of one edge of a page, outermost first; at most EDGE_LINES. */
-static size_t edge_candidates(const struct page *page, uint32_t page_index, bool bottom, struct candidate *out)
+static size_t edge_candidates(const struct page *page, uint32_t page_index, bool bottom, float body_size,
+                              struct candidate *out)
 {
     int32_t height = (int32_t)(page->height * UNITS_PER_POINT);
     int32_t reach = (int32_t)(height * (bottom ? BOTTOM : TOP));
@@ -84,7 +111,8 @@ static size_t edge_candidates(const struct page *page, uint32_t page_index, bool
         const struct page_line *line = &page->lines[i];
         struct candidate candidate = {.page = page_index, .line = (uint32_t)i, .bottom = bottom};
 
-        if (!line->word_count || line->text.len > MAX_BYTES)
+        if (!line->word_count || line->text.len > MAX_BYTES ||
+            (body_size > 0 && line->font_size > body_size * MAX_SIZE))
             continue;
         candidate.y = bottom ? height - line->box.y1 : line->box.y0;
         if (candidate.y > reach)
@@ -187,12 +215,13 @@ static int compare_hash(const void *a, const void *b)
 
 /* What the outermost line of a page has in common with those of others: the distance between the number it shows
  * and the page's own, or its text without digits. 0: nothing to go by. */
-static uint64_t outermost_key(const struct page *page, size_t line)
+static uint64_t outermost_key(const struct page *page, size_t line, float body_size)
 {
     int number;
     uint64_t hash;
 
-    if (line == SIZE_MAX || page->lines[line].text.len > MAX_BYTES)
+    if (line == SIZE_MAX || page->lines[line].text.len > MAX_BYTES ||
+        (body_size > 0 && page->lines[line].font_size > body_size * MAX_SIZE))
         return 0;
     number = page_number_of(&page->lines[line]);
     if (number >= 0)
@@ -201,7 +230,7 @@ static uint64_t outermost_key(const struct page *page, size_t line)
     return hash > 100 * LIMIT_PAGES ? hash : 0;
 }
 
-static enum status mark_outermost(struct page *pages, size_t page_count, bool bottom)
+static enum status mark_outermost(struct page *pages, size_t page_count, bool bottom, float body_size)
 {
     uint64_t *keys = calloc(page_count, sizeof *keys), best = 0;
     size_t found = 0, run = 0, best_run = 0, with_text = 0;
@@ -209,7 +238,7 @@ static enum status mark_outermost(struct page *pages, size_t page_count, bool bo
     if (!keys)
         return STATUS_NO_MEMORY;
     for (size_t p = 0; p < page_count; p++) {
-        uint64_t key = outermost_key(&pages[p], outermost(&pages[p], bottom));
+        uint64_t key = outermost_key(&pages[p], outermost(&pages[p], bottom), body_size);
 
         with_text += pages[p].line_count > 0;
         if (key)
@@ -229,7 +258,7 @@ static enum status mark_outermost(struct page *pages, size_t page_count, bool bo
     for (size_t p = 0; p < page_count; p++) {
         size_t line = outermost(&pages[p], bottom);
 
-        if (line != SIZE_MAX && outermost_key(&pages[p], line) == best)
+        if (line != SIZE_MAX && outermost_key(&pages[p], line, body_size) == best)
             pages[p].lines[line].furniture = true;
     }
     return STATUS_OK;
@@ -246,6 +275,7 @@ enum status furniture_mark(struct page *pages, size_t page_count, struct error *
 {
     VEC(struct candidate) found = {0};
     size_t of_parity[2] = {0};
+    const float body_size = find_body_size(pages, page_count);
     enum status status = STATUS_OK;
 
     if (page_count < MIN_PAGES)
@@ -260,7 +290,8 @@ enum status furniture_mark(struct page *pages, size_t page_count, struct error *
             goto out;
         }
         for (int bottom = 0; bottom < 2; bottom++) {
-            size_t count = edge_candidates(&pages[p], (uint32_t)p, bottom, found.items + found.count);
+            size_t count = edge_candidates(&pages[p], (uint32_t)p, bottom, body_size,
+                                           found.items + found.count);
 
             found.count += count < EDGE_REMOVED ? count : EDGE_REMOVED;
         }
@@ -280,7 +311,7 @@ enum status furniture_mark(struct page *pages, size_t page_count, struct error *
         first = end;
     }
     for (int bottom = 0; bottom < 2 && !status; bottom++) {
-        status = mark_outermost(pages, page_count, bottom);
+        status = mark_outermost(pages, page_count, bottom, body_size);
         if (status)
             error_set(err, status, "no memory to look for page numbers");
     }

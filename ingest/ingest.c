@@ -137,9 +137,10 @@ enum status run_verdict(void *context, struct error *err)
         return STATUS_OK;
     }
     status = put_if_duplicate(run, task, &duplicate, err);
-    if (!status && !duplicate)
-        call->verdict = VERDICT_READ;
-    return status;
+    if (status || duplicate)
+        return status;
+    call->verdict = task->depth || run_begin_reading(run, task, &call->ticket) ? VERDICT_READ : VERDICT_WAIT;
+    return STATUS_OK;
 }
 
 enum status run_commit(void *context, struct error *err)

@@ -497,6 +497,13 @@ int main(int argc, char **argv)
     program.options.extract_program = program.extract;
     if (program.password_file)
         code = read_passwords(&program);
+    /* Before a store is made for nothing; ingest_run() looks again. */
+    for (size_t i = 0; i < program.options.path_count && !code; i++) {
+        if (access(program.options.paths[i], F_OK) != 0) {
+            log_error("'%s': %s", program.options.paths[i], strerror(errno));
+            code = EX_NOINPUT;
+        }
+    }
     (void)sigaction(SIGINT, &action, NULL);
     (void)sigaction(SIGTERM, &action, NULL);
     (void)signal(SIGPIPE, SIG_IGN); /* a closed report is an error, not an end in mid-document */

@@ -219,10 +219,44 @@ void run_done(struct run *run, struct task *task)
     (void)pthread_mutex_lock(&run->mutex);
     if (task->archive)
         task->archive->outstanding--;
+    for (struct task **link = &run->reading; *link; link = &(*link)->next_reading) {
+        if (*link == task) {
+            *link = task->next_reading;
+            break;
+        }
+    }
+    run->done_count++;
     run->busy--;
     (void)pthread_cond_broadcast(&run->work);
     (void)pthread_mutex_unlock(&run->mutex);
     task_destroy(task);
+}
+
+bool run_wait(struct run *run, int64_t ticket)
+{
+    (void)pthread_mutex_lock(&run->mutex);
+    while (run->done_count == ticket && !atomic_load(&run->stop))
+        (void)pthread_cond_wait(&run->work, &run->mutex);
+    (void)pthread_mutex_unlock(&run->mutex);
+    return !atomic_load(&run->stop);
+}
+
+bool run_begin_reading(struct run *run, struct task *task, int64_t *ticket)
+{
+    struct task *other;
+
+    (void)pthread_mutex_lock(&run->mutex);
+    *ticket = run->done_count;
+    for (other = run->reading; other; other = other->next_reading) {
+        if (other != task && strcmp(other->sha256, task->sha256) == 0)
+            break;
+    }
+    if (!other) {
+        task->next_reading = run->reading;
+        run->reading = task;
+    }
+    (void)pthread_mutex_unlock(&run->mutex);
+    return !other;
 }
 
 bool run_offer(struct run *run, struct task *task)

@@ -43,7 +43,8 @@ static int pdf_bid(struct span head, const char *name)
     (void)name;
     if (first.len >= 5 && memcmp(first.ptr, "%PDF-", 5) == 0)
         return 100;
-    return first.len && memmem(first.ptr, first.len, "%PDF-", 5) ? 80 : 0;
+    /* A tar or a stored zip with a PDF at its front has it there too: below every archive. */
+    return first.len && memmem(first.ptr, first.len, "%PDF-", 5) ? 20 : 0;
 }
 
 static enum status fail_open(const struct reader_job *job, const GError *error, struct error *err)

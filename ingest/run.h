@@ -34,6 +34,7 @@ struct task {
     bool replaces;          /* the store holds a row of it */
     bool reread;            /* read it even if unchanged: its original is gone */
     struct archive *archive; /* it came from; NULL */
+    struct task *next_reading; /* in run->reading */
     struct stdin_source *stdin_source; /* NULL */
 };
 void task_destroy(struct task *task);
@@ -69,6 +70,8 @@ struct run {
     int member_count;
     int64_t member_bytes;
     struct task *extra;              /* given by the coordinator: standard input, rereads */
+    struct task *reading;            /* files that a verdict sent to be read; under mutex */
+    int64_t done_count;              /* tasks that have ended */
     int busy, running;               /* workers with a task; workers not ended */
     struct call *calls, **calls_end; /* under mutex */
     enum status status;              /* the first failure of the run itself; under mutex */
@@ -89,6 +92,11 @@ void run_coordinate(struct run *run);
 /* The next task, or NULL when there will be none. */
 struct task *run_take(struct run *run);
 void run_done(struct run *run, struct task *task);
+/* Waits until a task has ended since `ticket`; false if the run is to stop. */
+bool run_wait(struct run *run, int64_t ticket);
+/* Enters a file into the list of what is being read, unless its bytes are there already: then false and a ticket.
+ * Only files wait so; members never do, or archives that hold each other would wait in a circle. */
+bool run_begin_reading(struct run *run, struct task *task, int64_t *ticket);
 /* Puts a member into the queue; false if it is full: the caller reads it itself. */
 bool run_offer(struct run *run, struct task *task);
 /* A queued member deeper than `depth`, or NULL when the archive has no member outstanding. Waits. */
@@ -97,6 +105,7 @@ struct task *run_help(struct run *run, struct archive *archive, int depth);
 /* --- ingest.c: run by the coordinator. */
 enum verdict {
     VERDICT_READ, /* read it */
+    VERDICT_WAIT, /* the same bytes are being read: ask again when something has ended */
     VERDICT_DONE  /* nothing to do, and reported */
 };
 struct verdict_call {
@@ -104,6 +113,7 @@ struct verdict_call {
     struct task *task;
     bool quick;    /* in: its hash is not known yet: compare size and time */
     enum verdict verdict;
+    int64_t ticket; /* of VERDICT_WAIT, for run_wait() */
 };
 enum status run_verdict(void *verdict_call, struct error *err);
 

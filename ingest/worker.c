@@ -69,8 +69,15 @@ static enum status commit_skipped(struct worker *worker, struct task *task, stru
 static enum status ask(struct worker *worker, struct task *task, bool quick, enum verdict *verdict, struct error *err)
 {
     struct verdict_call call = {.run = worker->run, .task = task, .quick = quick};
-    enum status status = run_call(worker->run, run_verdict, &call, err);
+    enum status status;
 
+    for (;;) {
+        status = run_call(worker->run, run_verdict, &call, err);
+        if (status || call.verdict != VERDICT_WAIT)
+            break;
+        if (!run_wait(worker->run, call.ticket))
+            return error_set(err, STATUS_CANCELLED, "stopped on request");
+    }
     *verdict = call.verdict;
     return status;
 }
@@ -274,8 +281,10 @@ static enum status read_task(struct worker *worker, struct task *task, struct er
         status = intake_create(&intake, err);
         if (!status)
             status = read_once(worker, task, password, &archive, intake, &max_rss_bytes, err);
-        if (status || !intake_encrypted(intake) || attempt >= run->options->password_count || task->stdin_source ||
-            archive.seen_count)
+        if (status || attempt >= run->options->password_count || task->stdin_source || archive.seen_count)
+            break;
+        /* Poppler 22.12 crashes on a wrong password where it should refuse it. */
+        if (!intake_encrypted(intake) && (intake_ended(intake) || intake_pages(intake)))
             break;
         intake_destroy(intake);
         intake = NULL;
