@@ -181,12 +181,15 @@ struct tolerance {
     double logit_median, logit_most, score_error;
 };
 
-static void check_case(const char *vector_name, struct random_model model, bool plain, struct tolerance allowed)
+/* `fast` is for backends that round to BF16 inside attention (kernels/README.md, error budgets). */
+static void check_case(const char *vector_name, struct random_model model, bool plain, struct tolerance exact,
+                       struct tolerance fast)
 {
     struct vector v = open_vector(vector_name);
 
     write_model(&model);
     for (int b = 0; b < HOST_BACKENDS; b++) {
+        struct tolerance allowed = strcmp(host_backends[b], "ref") ? fast : exact;
         struct comparison c = {.file = v.file, .replace = true, .median = allowed.logit_median,
                                .most = allowed.logit_most, .score_error = allowed.score_error};
         struct forward_trace trace = {&c, compare, replace};
@@ -211,16 +214,17 @@ static void check_case(const char *vector_name, struct random_model model, bool 
     safetensors_close(v.file);
 }
 
-static const struct tolerance arithmetic = {1e-6, 1e-5, 1e-5}, rounded = {1e-5, 2e-2, 1e-1};
+static const struct tolerance arithmetic = {1e-6, 1e-5, 1e-5};
+static const struct tolerance rounded = {1e-5, 2e-2, 1e-1}, fast = {3e-3, 2e-2, 1e-1};
 
 TEST(forward_v32_with_fp8_rounding)
 {
-    check_case("v32-fp8", random_model_default(RANDOM_V32, RANDOM_FP8), false, rounded);
+    check_case("v32-fp8", random_model_default(RANDOM_V32, RANDOM_FP8), false, rounded, fast);
 }
 
 TEST(forward_v32_plain_on_fp8_weights)
 {
-    check_case("v32-plain", random_model_default(RANDOM_V32, RANDOM_FP8), true, arithmetic);
+    check_case("v32-plain", random_model_default(RANDOM_V32, RANDOM_FP8), true, arithmetic, arithmetic);
 }
 
 TEST(forward_glm5_with_shared_indexers)
@@ -229,22 +233,22 @@ TEST(forward_glm5_with_shared_indexers)
 
     m.layers = 4;
     m.indexer_types = "FSSF";
-    check_case("glm5-fp8", m, false, rounded);
+    check_case("glm5-fp8", m, false, rounded, fast);
 }
 
 TEST(forward_v3_bf16)
 {
-    check_case("v3-bf16", random_model_default(RANDOM_V3, RANDOM_BF16), false, rounded);
+    check_case("v3-bf16", random_model_default(RANDOM_V3, RANDOM_BF16), false, rounded, fast);
 }
 
 TEST(forward_v2_lite_fp8)
 {
-    check_case("v2lite-fp8", random_model_default(RANDOM_V2LITE, RANDOM_FP8), false, rounded);
+    check_case("v2lite-fp8", random_model_default(RANDOM_V2LITE, RANDOM_FP8), false, rounded, fast);
 }
 
 TEST(forward_glm4_moe_lite_bf16)
 {
-    check_case("glm4lite-bf16", random_model_default(RANDOM_GLM4LITE, RANDOM_BF16), false, rounded);
+    check_case("glm4lite-bf16", random_model_default(RANDOM_GLM4LITE, RANDOM_BF16), false, rounded, fast);
 }
 
 TEST(forward_equals_transformers_v32)
@@ -252,7 +256,7 @@ TEST(forward_equals_transformers_v32)
     struct random_model m = random_model_default(RANDOM_V32, RANDOM_F32);
 
     m.index_heads = 16;
-    check_case("hf-v32", m, true, arithmetic);
+    check_case("hf-v32", m, true, arithmetic, arithmetic);
 }
 
 TEST(forward_equals_transformers_glm5)
@@ -262,22 +266,22 @@ TEST(forward_equals_transformers_glm5)
     m.index_heads = 16;
     m.layers = 4;
     m.indexer_types = "FSSF";
-    check_case("hf-glm5", m, true, arithmetic);
+    check_case("hf-glm5", m, true, arithmetic, arithmetic);
 }
 
 TEST(forward_equals_transformers_v3)
 {
-    check_case("hf-v3", random_model_default(RANDOM_V3, RANDOM_F32), true, arithmetic);
+    check_case("hf-v3", random_model_default(RANDOM_V3, RANDOM_F32), true, arithmetic, arithmetic);
 }
 
 TEST(forward_equals_transformers_v2_lite)
 {
-    check_case("hf-v2lite", random_model_default(RANDOM_V2LITE, RANDOM_F32), true, arithmetic);
+    check_case("hf-v2lite", random_model_default(RANDOM_V2LITE, RANDOM_F32), true, arithmetic, arithmetic);
 }
 
 TEST(forward_equals_transformers_glm4_moe_lite)
 {
-    check_case("hf-glm4lite", random_model_default(RANDOM_GLM4LITE, RANDOM_F32), true, arithmetic);
+    check_case("hf-glm4lite", random_model_default(RANDOM_GLM4LITE, RANDOM_F32), true, arithmetic, arithmetic);
 }
 
 /* The wrong rotary style of the indexer does not crash: it corrupts. The vectors must notice it. */
