@@ -12,7 +12,7 @@ enum {
 
 /* Measured: README "Parameters". */
 #define DEFAULT_K1 1.2
-#define DEFAULT_B 0.75
+#define DEFAULT_B 0.5
 #define DEFAULT_TITLE_WEIGHT 2.0
 #define DEFAULT_HEADING_WEIGHT 1.5
 #define DEFAULT_BODY_WEIGHT 1.0

@@ -50,6 +50,8 @@ static enum status hand_over(struct store *store, int64_t id, int64_t heir, stru
 
     for (size_t i = 0; i < sizeof moves / sizeof moves[0] && !status; i++)
         status = run_ids(store, moves[i], id, heir, err);
+    if (!status)
+        status = db_exec(&store->db, "UPDATE state SET relabelled = relabelled + 1", err);
     return status ? status : run_id(store, index, heir, err);
 }
 

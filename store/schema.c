@@ -10,11 +10,11 @@
 /* corpus.db, version 1. A chunk stores where its text stands, not the text: the view chunk_text cuts it out of the pages,
  * so that the index can be checked, rebuilt and deleted from with the text stored once. (FTS5 reads the view with
  * virtual tables forbidden, which rules out a list in JSON.) Chunk ids of one document are consecutive, so that
- * documents needs only the first; ids are never used twice. */
+ * documents needs only the first; ids are never used twice. `relabelled` counts changes of a committed chunk's title. */
 static const char corpus_1[] =
     "CREATE TABLE state(id INTEGER PRIMARY KEY CHECK(id = 1), generation INTEGER NOT NULL,\n"
-    "  next_chunk INTEGER NOT NULL);\n"
-    "INSERT INTO state VALUES(1, 0, 1);\n"
+    "  next_chunk INTEGER NOT NULL, relabelled INTEGER NOT NULL);\n"
+    "INSERT INTO state VALUES(1, 0, 1, 0);\n"
     "CREATE TABLE documents(id INTEGER PRIMARY KEY AUTOINCREMENT, collection TEXT NOT NULL, path TEXT NOT NULL,\n"
     "  member TEXT NOT NULL, media_type TEXT NOT NULL, sha256 TEXT NOT NULL, title TEXT NOT NULL,\n"
     "  author TEXT NOT NULL, language TEXT NOT NULL, created TEXT NOT NULL, modified TEXT NOT NULL,\n"

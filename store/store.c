@@ -244,6 +244,7 @@ void store_change_rollback(struct store *store)
     }
     if (sqlite3_get_autocommit(store->db.handle))
         store->in_group = false;
+    store_fts_forget(store); /* ids and generations of what was rolled back are given out again */
 }
 
 enum status store_flush(struct store *store, struct error *err)

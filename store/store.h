@@ -182,7 +182,7 @@ enum status store_get_totals(struct store *store, const char *collection, struct
  * our own auxiliary function (larger is better):
  *   sum_terms idf * tf (k1 + 1) / (tf + k1 (1 - b + b len/avg)),  tf = sum_columns weight_c tf_c,
  *   idf = ln(1 + (N - n + 0.5)/(n + 0.5))        (Robertson & Zaragoza 2009; Lucene's idf)
- * The match runs first, in its own CTE without a LIMIT; filters after it. */
+ * tf and len are of one chunk with its document's title. The match runs alone, filters are applied to its rows. */
 struct store_search {
     const char *match;
     const int64_t *phrase_rows;     /* rows that hold each phrase of `match`, in its order, from store_folded_rows(); */

@@ -12,6 +12,13 @@
 #define STORE_SCRATCH_BYTES ((size_t)256 << 20)
 
 struct term_cache; /* fts.c: rows by term, for one generation */
+struct searching;  /* search.h */
+
+struct row_lengths {  /* bm25.c: words of each chunk, title and heading included, by id */
+    uint16_t *words;
+    int64_t count, cap; /* ids below `count` are known */
+    int64_t generation, relabelled; /* of the state they were read in */
+};
 
 struct store {
     struct db db;
@@ -27,11 +34,19 @@ struct store {
     Fts5Tokenizer *tokenizer; /* the index's own, to fold words as it does */
     fts5_tokenizer tokenizer_calls;
     struct term_cache *terms;
+    struct row_lengths lengths;
+    struct searching *searching; /* while store_search() runs */
 };
 
 /* fts.c */
 enum status store_fts_open(struct store *store, struct error *err) MUST_CHECK;
 void store_fts_close(struct store *store);
+void store_fts_forget(struct store *store); /* what is remembered about the index */
+
+/* bm25.c */
+int store_bm25_register(struct store *store, fts5_api *api); /* an SQLite result code */
+enum status store_bm25_refresh(struct store *store, struct error *err) MUST_CHECK;
+void store_bm25_finish(struct store *store);
 
 /* store.c: transactions of the writer and of short changes; nested in a group they are savepoints. */
 enum status store_change_begin(struct store *store, struct error *err) MUST_CHECK;
