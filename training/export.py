@@ -96,17 +96,19 @@ def config_json(c, vocabulary, fp8, random):
 
 
 def save_safetensors(path, entries):
-    """entries: [(name, dtype name, array)]; the header is padded to 8 bytes."""
+    """entries: [(name, dtype name, array)], or with a fourth part, the shape, where the array is raw bytes. The header
+    is padded to 8 bytes."""
     header, at = {"__metadata__": {"format": "pt"}}, 0
-    for name, dtype, array in entries:
-        header[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": [at, at + array.nbytes]}
+    for name, dtype, array, *shape in entries:
+        header[name] = {"dtype": dtype, "shape": list(shape[0] if shape else array.shape),
+                        "data_offsets": [at, at + array.nbytes]}
         at += array.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with open(path, "wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for _, _, array in entries:
-            file.write(np.ascontiguousarray(array).tobytes())
+        for entry in entries:
+            file.write(np.ascontiguousarray(entry[2]).tobytes())
 
 
 def write(model, vocabulary, tokenizer, folder, fp8=True, random=False):

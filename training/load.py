@@ -304,7 +304,7 @@ class Batches(torch.utils.data.IterableDataset):
         while True:
             plan = np.array(self.plan[:])
             reading = rng.random() < plan[0]
-            weights = plan[1:6] if reading else plan[6:11]
+            weights = (plan[1:6] if reading else plan[6:11]) * (np.array(self.LENGTHS) <= max(self.total, 1024))
             length = self.LENGTHS[rng.choice(5, p=weights / weights.sum())]
             rows = max(1, self.total // length)
             tokens = np.full((rows, length), self.v["pad"], dtype=np.int32)
