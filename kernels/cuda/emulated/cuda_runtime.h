@@ -179,6 +179,8 @@ cudaError_t emulated_malloc(void **memory, size_t bytes);
 #define cudaMalloc(memory, bytes) emulated_malloc((void **)(memory), (bytes))
 cudaError_t cudaFree(void *memory);
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind, cudaStream_t stream);
+cudaError_t cudaMemcpy2DAsync(void *to, size_t to_stride, const void *from, size_t from_stride, size_t row_bytes,
+                              size_t rows, enum cudaMemcpyKind kind, cudaStream_t stream);
 cudaError_t cudaMemsetAsync(void *memory, int byte, size_t bytes, cudaStream_t stream);
 #define cudaFuncSetAttribute(kernel, attribute, value) ((void)(value), cudaSuccess)
 
