@@ -93,6 +93,17 @@ static double memory_mib(const char *field)
     return kib / 1024;
 }
 
+/* Makes VmHWM begin anew, so that it does not tell of the ceilings' buffers. */
+static void forget_peak_memory(void)
+{
+    FILE *file = fopen("/proc/self/clear_refs", "w");
+
+    if (file) {
+        fputs("5", file);
+        fclose(file);
+    }
+}
+
 /* --- Running --------------------------------------------------------------------------------------------------- */
 
 static enum status open_model(const struct setup *setup, size_t context, int sequences, const char *cache_dir,
@@ -315,6 +326,7 @@ static enum status run(struct setup *setup, struct error *err)
     if (s)
         return s;
     setup->ceilings = ceilings_measure(ops_thread_count(engine->ops));
+    forget_peak_memory();
     printf("# %s, %s, %.1f M parameters, %.1f MB of weights, prefill chunk %d\n", engine_info(engine)->architecture,
            engine_info(engine)->backend, (double)engine_info(engine)->parameter_count * 1e-6,
            (double)engine_info(engine)->weight_bytes * 1e-6, engine->prefill_chunk);

@@ -188,8 +188,8 @@ static void check_case(const char *vector_name, struct random_model model, bool 
     struct vector v = open_vector(vector_name);
 
     write_model(&model);
-    for (int b = 0; b < HOST_BACKENDS; b++) {
-        struct tolerance allowed = strcmp(host_backends[b], "ref") ? fast : exact;
+    for (int b = 0; b < BACKENDS; b++) {
+        struct tolerance allowed = strcmp(backends[b], "ref") ? fast : exact;
         struct comparison c = {.file = v.file, .replace = true, .median = allowed.logit_median,
                                .most = allowed.logit_most, .score_error = allowed.score_error};
         struct forward_trace trace = {&c, compare, replace};
@@ -198,16 +198,16 @@ static void check_case(const char *vector_name, struct random_model model, bool 
         float *logits = malloc(v.count * v.vocab * sizeof *logits);
 
         CHECK(logits != NULL);
-        if (!have_backend(host_backends[b])) {
+        if (!have_backend(backends[b])) {
             free(logits);
             continue;
         }
-        engine = open_engine(host_backends[b], 0, plain);
+        engine = open_engine(backends[b], 0, plain);
         CHECK_OK(engine_logits_traced(engine, v.tokens, v.count, logits, &trace, &err), &err);
-        check_rows(host_backends[b], logits, v.logits, v.count, v.vocab, allowed.logit_median, allowed.logit_most);
+        check_rows(backends[b], logits, v.logits, v.count, v.vocab, allowed.logit_median, allowed.logit_most);
         /* more than one row in ten with another selection would be no matter of ties */
         if (c.wrong_sets * 10 > c.rows)
-            FAIL("%s: %d of %d selections differ", host_backends[b], c.wrong_sets, c.rows);
+            FAIL("%s: %d of %d selections differ", backends[b], c.wrong_sets, c.rows);
         free(logits);
         engine_close(engine);
     }
@@ -329,25 +329,25 @@ static void check_chunks(struct random_model model, bool plain)
         struct engine *whole;
         float *want;
 
-        if (!have_backend(host_backends[b])) {
+        if (!have_backend(backends[b])) {
             free(tokens);
             continue;
         }
-        whole = open_engine(host_backends[b], 512, plain);
+        whole = open_engine(backends[b], 512, plain);
         want = logits_of(whole, tokens, most);
         for (size_t i = 0; i < most * vocab; i++) /* free pages hold NaN: a read of an unwritten row would show */
             CHECK(isfinite(want[i]));
         for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) { /* a shorter prompt gives the same rows */
             float *part = logits_of(whole, tokens, lengths[i]);
 
-            check_equal(part, want, lengths[i], vocab, host_backends[b], (int)lengths[i]);
+            check_equal(part, want, lengths[i], vocab, backends[b], (int)lengths[i]);
             free(part);
         }
         for (size_t i = 0; i < sizeof chunks / sizeof *chunks; i++) {
-            struct engine *engine = open_engine(host_backends[b], chunks[i], plain);
+            struct engine *engine = open_engine(backends[b], chunks[i], plain);
             float *part = logits_of(engine, tokens, most);
 
-            check_equal(part, want, most, vocab, host_backends[b], chunks[i]);
+            check_equal(part, want, most, vocab, backends[b], chunks[i]);
             free(part);
             engine_close(engine);
         }

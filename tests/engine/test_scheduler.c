@@ -343,6 +343,27 @@ TEST(scheduler_cancels_within_one_step)
     engine_close(engine);
 }
 
+/* More than one pass decodes at once: they take turns, and none is forgotten. */
+TEST(scheduler_decodes_hundreds_in_turn)
+{
+    enum { MANY = 300 };
+    struct random_model m = small_model();
+    struct sequence *q[MANY];
+    struct engine *engine;
+    int steps = 0;
+
+    write_model(&m);
+    engine = open_small(1024, MANY * 64);
+    for (int i = 0; i < MANY; i++)
+        q[i] = start_plain(engine, 3, 3, SEQUENCE_INTERACTIVE, (uint64_t)i % 7);
+    while (step(engine))
+        steps++;
+    for (int i = 0; i < MANY; i++)
+        CHECK_EQ_INT(reason(q[i]), REASON_LENGTH);
+    CHECK(steps < 12); /* one of prefill, five or six of 128 rows */
+    engine_close(engine);
+}
+
 /* --- Admission ------------------------------------------------------------------------------------------------- */
 
 TEST(scheduler_refuses_what_does_not_fit)
