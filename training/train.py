@@ -245,6 +245,8 @@ def main():
     parser.add_argument("--more", action="append", default=[], help="another folder where chunks of text may appear")
     parser.add_argument("--scratch", help="for unpacked chunks (default OUT)")
     parser.add_argument("--minutes", default="pre=10,read=7,warm=1,sparse=2.5,fp8=1.5")
+    parser.add_argument("--total", type=float, help="all phases end so many minutes after the start, loading included; "
+                        "--minutes then gives their proportions")
     parser.add_argument("--weights", help="go on from these")
     parser.add_argument("--tokens", type=int, default=65536, help="of one step")
     parser.add_argument("--lr", type=float, default=2.5e-3)
@@ -262,10 +264,13 @@ def main():
     if torch.cuda.is_available():
         torch.backends.cuda.matmul.allow_tf32 = True
     trainer = Trainer(args)
-    for part in args.minutes.split(","):
-        name, _, minutes = part.partition("=")
-        if float(minutes) > 0 and not trainer.stopped:
-            trainer.phase(name, float(minutes))
+    plan = [(name, float(minutes)) for name, _, minutes in (part.partition("=") for part in args.minutes.split(","))]
+    for number, (name, minutes) in enumerate(plan):
+        if args.total:  # what is left, shared out in the plan's proportions
+            left = args.total - (time.time() - trainer.log.began) / 60
+            minutes *= max(0.0, left) / sum(m for _, m in plan[number:])
+        if minutes > 0 and not trainer.stopped:
+            trainer.phase(name, minutes)
     trainer.finish()
 
 
