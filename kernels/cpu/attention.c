@@ -52,6 +52,7 @@ static void attend(void *context, int64_t i, int thread)
         .scale = args->scale,
         .records = records,
         .count = list_records(args, t, records),
+        .narrow = args->q_latent->dims[1] <= 8,
         .out = row2_f32(args->out, t, first),
         .lse = args->lse ? row_f32(args->lse, t) + first : NULL,
         .scratch = (char *)records + c->list_bytes,

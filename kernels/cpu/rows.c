@@ -163,7 +163,7 @@ static void latent_row(const void *context, const struct cpu_isa *isa, int64_t t
     }
     for (int g = 0; g < groups; g++) {
         int start = g * FP8_GROUP, count = Dv - start < FP8_GROUP ? Dv - start : FP8_GROUP;
-        float scale = quantise_e4m3(c + start, count, record + start);
+        float scale = isa->quantise(c + start, count, record + start);
 
         memcpy(record + Dv + 4 * g, &scale, 4);
     }
@@ -190,7 +190,7 @@ static void index_row(const void *context, const struct cpu_isa *isa, int64_t t)
     if (args->shape.numerics == NUMERICS_PLAIN) {
         memcpy(page + (size_t)offset * 4 * (size_t)Di, k, 4 * (size_t)Di);
     } else {
-        float scale = quantise_e4m3(k, Di, page + offset * Di);
+        float scale = isa->quantise(k, Di, page + offset * Di);
 
         memcpy(page + CACHE_PAGE_TOKENS * Di + 4 * offset, &scale, 4);
     }

@@ -15,6 +15,7 @@
 void ISA(gemm)(const struct gemm_block *block);
 void ISA(round_bf16)(const float *x, int64_t K, uint16_t *out);
 void ISA(round_fp8)(const float *x, int64_t K, uint16_t *out, float *scales);
+float ISA(quantise)(const float *x, int64_t count, uint8_t *codes);
 void ISA(rmsnorm)(float *x, const float *residual, const float *weight, float eps, float *y, int64_t D);
 void ISA(layernorm)(const float *x, const float *weight, const float *bias, float eps, float *y, int64_t D);
 void ISA(add)(float *y, const float *x, int64_t D);

@@ -298,19 +298,45 @@ void ISA(round_bf16)(const float *x, int64_t K, uint16_t *out)
     }
 }
 
+static float scale_of(const float *x, int64_t start, int64_t end)
+{
+    vf largest = vf_zero();
+
+    for (int64_t k = start; k < end; k += LANES)
+        largest = vf_max(vf_and_bits(load_columns(x, end, k), 0x7fffffffu), largest); /* NaN does not count */
+    return scale_ue8m0(vf_largest(largest));
+}
+
 void ISA(round_fp8)(const float *x, int64_t K, uint16_t *out, float *scales)
 {
     for (int64_t group = 0; group < K; group += FP8_GROUP) {
         int64_t end = K - group < FP8_GROUP ? K : group + FP8_GROUP;
-        vf largest = vf_zero(), inverse;
+        float scale = scale_of(x, group, end);
+        vf inverse = vf_set1(1.0f / scale);
 
-        for (int64_t k = group; k < end; k += LANES)
-            largest = vf_max(largest, vf_and_bits(load_columns(x, end, k), 0x7fffffffu));
-        scales[group / FP8_GROUP] = scale_ue8m0(vf_largest(largest));
-        inverse = vf_set1(1.0f / scales[group / FP8_GROUP]);
+        scales[group / FP8_GROUP] = scale;
         for (int64_t k = group; k < end; k += 2 * LANES) {
             vf_narrow(out + k, vf_round_e4m3(vf_mul(load_columns(x, end, k), inverse)));
             vf_narrow(out + k + LANES, vf_round_e4m3(vf_mul(load_columns(x, end, k + LANES), inverse)));
         }
     }
+}
+
+float ISA(quantise)(const float *x, int64_t count, uint8_t *codes)
+{
+    float scale = scale_of(x, 0, count);
+    vf inverse = vf_set1(1.0f / scale);
+
+    for (int64_t k = 0; k < count; k += LANES) {
+        vf value = vf_mul(load_columns(x, count, k), inverse), rounded = vf_round_e4m3(value);
+        uint8_t tail[LANES];
+
+        if (count - k >= LANES) {
+            vf_store_e4m3(codes + k, rounded, value);
+        } else {
+            vf_store_e4m3(tail, rounded, value);
+            memcpy(codes + k, tail, (size_t)(count - k));
+        }
+    }
+    return scale;
 }

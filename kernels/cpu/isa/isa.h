@@ -3,6 +3,7 @@
 #ifndef KERNELS_CPU_ISA_ISA_H
 #define KERNELS_CPU_ISA_ISA_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "kernels/ops.h"
@@ -50,6 +51,8 @@ struct attention_row {
     float scale;
     const uint8_t *const *records; /* [count] in the order of reduction */
     int64_t count;
+    bool narrow;      /* the whole row has at most 8 heads: also where this is only part of one, so that a head's
+                         bits do not depend on how a row is divided */
     float *out, *lse; /* lse may be NULL */
     void *scratch;    /* attention_scratch_bytes(shape, H) */
 };
@@ -71,6 +74,9 @@ struct cpu_isa {
     /* x[0..K) to BF16, padded with zeros to a multiple of 32; with e4m3 rounding and scales per 128. */
     void (*round_bf16)(const float *x, int64_t K, uint16_t *out);
     void (*round_fp8)(const float *x, int64_t K, uint16_t *out, float *scales);
+
+    /* As quantise_e4m3() of kernels/fp8.h; any count. */
+    float (*quantise)(const float *x, int64_t count, uint8_t *codes);
 
     void (*rmsnorm)(float *x, const float *residual, const float *weight, float eps, float *y, int64_t D);
     void (*layernorm)(const float *x, const float *weight, const float *bias, float eps, float *y, int64_t D);

@@ -97,29 +97,41 @@ void ISA(softmax)(const float *x, float *y, int64_t count)
         store(y + i, n, vf_div(load(y + i, n), vf_set1(total)));
 }
 
+static void round_row_bf16(float *x, int64_t count, vf factor)
+{
+    FOR_EACH_VECTOR (i, n, count) {
+        uint16_t rounded[LANES];
+
+        vf_narrow(rounded, vf_mul(load(x + i, n), factor));
+        store(x + i, n, vf_widen(rounded));
+    }
+}
+
+/* One butterfly inside a vector: lanes whose bit `distance` is clear get the sum, the others the difference. */
+VEC_INLINE vf butterfly(vf x, int distance)
+{
+    float signs[LANES];
+
+    for (int i = 0; i < LANES; i++)
+        signs[i] = i & distance ? -1 : 1;
+    return vf_fma(x, vf_load(signs), vf_swap(x, distance));
+}
+
 /* Butterflies over growing distances: after step `half`, blocks of 2 * half hold their own transform. */
 void ISA(hadamard)(float *x, int64_t Di)
 {
-    float factor = (float)(1 / sqrt((double)Di));
-
-    for (int64_t i = 0; i < Di; i++)
-        x[i] = f32_from_bf16(bf16_from_f32(x[i]));
-    for (int64_t half = 1; half < Di; half *= 2)
+    round_row_bf16(x, Di, vf_set1(1));
+    if (Di >= LANES)
+        for (int64_t i = 0; i < Di; i += LANES)
+            vf_store(x + i, butterfly(butterfly(butterfly(butterfly(vf_load(x + i), 1), 2), 4), 8));
+    for (int64_t half = Di >= LANES ? LANES : 1; half < Di; half *= 2)
         for (int64_t block = 0; block < Di; block += 2 * half)
-            if (half < LANES)
-                for (int64_t i = block; i < block + half; i++) {
-                    float a = x[i], b = x[i + half];
+            for (int64_t i = block; i < block + half; i += half < LANES ? half : LANES) {
+                int n = half < LANES ? (int)half : LANES;
+                vf a = load(x + i, n), b = load(x + i + half, n);
 
-                    x[i] = a + b;
-                    x[i + half] = a - b;
-                }
-            else
-                for (int64_t i = block; i < block + half; i += LANES) {
-                    vf a = vf_load(x + i), b = vf_load(x + i + half);
-
-                    vf_store(x + i, vf_add(a, b));
-                    vf_store(x + i + half, vf_sub(a, b));
-                }
-    for (int64_t i = 0; i < Di; i++)
-        x[i] = f32_from_bf16(bf16_from_f32(x[i] * factor));
+                store(x + i, n, vf_add(a, b));
+                store(x + i + half, n, vf_sub(a, b));
+            }
+    round_row_bf16(x, Di, vf_set1((float)(1 / sqrt((double)Di))));
 }

@@ -9,6 +9,7 @@ const struct cpu_isa ISA(cpu_isa) = {
     .gemm = ISA(gemm),
     .round_bf16 = ISA(round_bf16),
     .round_fp8 = ISA(round_fp8),
+    .quantise = ISA(quantise),
     .rmsnorm = ISA(rmsnorm),
     .layernorm = ISA(layernorm),
     .add = ISA(add),

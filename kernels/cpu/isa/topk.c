@@ -1,6 +1,6 @@
 /* isa/topk.c: the k largest of a row, exactly, ties to the lowest position, output in order of position.
  *
- * 1. A pivot from 1024 strided samples, three deviations on the safe side.
+ * 1. A pivot from 256 strided samples (1024 of a long row), three deviations on the safe side.
  * 2. One pass keeps values and positions strictly above the pivot and counts those equal to it. The store is
  *    unconditional: a branch on "any above?" is mispredicted often enough to double the time.
  * 3. above >= k: the threshold is the k-th of the few that were kept (radix select on their bit patterns).
@@ -13,7 +13,7 @@
 
 #include "kernels/cpu/isa/functions.h"
 
-enum { SAMPLES = 1024, RADIX_BITS = 11, RADIX_BINS = 1 << RADIX_BITS };
+enum { SAMPLES = 1024, FEW_SAMPLES = 256, LONG_ROW = 32768, RADIX_BINS = 256 };
 
 /* Unsigned order of the result is the order of the floats; no NaN, no -0. */
 static uint32_t order_bits(float value)
@@ -31,22 +31,22 @@ static float value_of_order(uint32_t order)
 /* The rank-th largest (1 = largest) of keys[0..count), which is overwritten. */
 static uint32_t select_rank(uint32_t *keys, int32_t count, int32_t rank)
 {
-    static const int shifts[] = {21, 10, 0};
     uint32_t prefix = 0;
 
-    for (int pass = 0; pass < 3; pass++) {
-        uint32_t histogram[RADIX_BINS] = {0}, mask = pass == 2 ? (1u << 10) - 1 : RADIX_BINS - 1;
+    for (int shift = 24; shift >= 0; shift -= 8) {
+        uint32_t histogram[RADIX_BINS] = {0}, bin = RADIX_BINS - 1;
         int32_t kept = 0;
-        uint32_t bin = mask;
 
         for (int32_t i = 0; i < count; i++)
-            histogram[keys[i] >> shifts[pass] & mask]++;
+            histogram[keys[i] >> shift & (RADIX_BINS - 1)]++;
         while ((int32_t)histogram[bin] < rank)
             rank -= (int32_t)histogram[bin--];
-        prefix |= bin << shifts[pass];
+        prefix |= bin << shift;
         for (int32_t i = 0; i < count; i++) {
-            keys[kept] = keys[i];
-            kept += (keys[i] >> shifts[pass] & mask) == bin;
+            uint32_t key = keys[i];
+
+            keys[kept] = key;
+            kept += (key >> shift & (RADIX_BINS - 1)) == bin;
         }
         count = kept;
     }
@@ -98,18 +98,18 @@ VEC_INLINE void put_values(float *out, vf values, unsigned mask)
 static float choose_pivot(const float *score, int32_t count, int32_t k)
 {
     uint32_t keys[SAMPLES];
+    int32_t samples = count < LONG_ROW ? FEW_SAMPLES : SAMPLES, step = count / samples;
     double share = (double)k / count;
-    int32_t rank = (int32_t)(SAMPLES * share + 3 * sqrt(SAMPLES * share * (1 - share))) + 2;
-    int64_t step = count / SAMPLES;
+    int32_t rank = (int32_t)(samples * share + 3 * sqrt(samples * share * (1 - share))) + 2;
 
-    if (count < 4 * SAMPLES || rank >= SAMPLES)
+    if (count < 4 * FEW_SAMPLES || rank >= samples)
         return -INFINITY;
-    for (int i = 0; i < SAMPLES; i++) {
+    for (int32_t i = 0; i < samples; i++) {
         float value = score[i * step];
 
         keys[i] = order_bits(value != value ? -INFINITY : value + 0.0f);
     }
-    return value_of_order(select_rank(keys, SAMPLES, rank));
+    return value_of_order(select_rank(keys, samples, rank));
 }
 
 /* The first `quota` set bits of mask. */

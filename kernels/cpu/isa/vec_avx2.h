@@ -23,6 +23,14 @@ VEC_INLINE vf vf_set1(float value)
     return EACH_HALF(_mm256_set1_ps(value));
 }
 
+VEC_INLINE vf vf_set_two(const float *p)
+{
+    double both;
+
+    memcpy(&both, p, sizeof both);
+    return EACH_HALF(_mm256_castpd_ps(_mm256_set1_pd(both)));
+}
+
 VEC_INLINE vf vf_load(const float *p)
 {
     return EACH_HALF(_mm256_loadu_ps(p + 8 * i));
@@ -161,6 +169,23 @@ VEC_INLINE vb vb_pair(const void *p)
     return (vb){{_mm256_set1_epi32(pair), _mm256_set1_epi32(pair)}};
 }
 
+VEC_INLINE vb vb_two_pairs(const void *even, const void *odd)
+{
+    vb a = vb_pair(even), b = vb_pair(odd);
+
+    return (vb){{_mm256_blend_epi32(a.v[0], b.v[0], 0xaa), _mm256_blend_epi32(a.v[1], b.v[1], 0xaa)}};
+}
+
+VEC_INLINE vf vf_swap(vf a, int distance)
+{
+    switch (distance) {
+    case 1: return EACH_HALF(_mm256_permute_ps(a.v[i], 0xb1));
+    case 2: return EACH_HALF(_mm256_permute_ps(a.v[i], 0x4e));
+    case 4: return EACH_HALF(_mm256_permute2f128_ps(a.v[i], a.v[i], 1));
+    default: return (vf){{a.v[1], a.v[0]}};
+    }
+}
+
 VEC_INLINE __m256 odd_half(__m256i pairs)
 {
     return _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32((int)0xffff0000)));
@@ -230,6 +255,22 @@ VEC_INLINE vf vf_from_e4m3(const uint8_t *codes)
         out.v[i] = _mm256_castsi256_ps(_mm256_or_si256(_mm256_or_si256(_mm256_castps_si256(value), sign), nan));
     }
     return out;
+}
+
+VEC_INLINE void vf_store_e4m3(uint8_t *codes, vf rounded, vf original)
+{
+    vf scaled = vf_mul(vf_and_bits(rounded, 0x7fffffffu), vf_set1(0x1p-120f));
+    vf sign = vf_and_bits(original, 0x80000000u);
+    __m256i code[2];
+    __m128i words[2];
+
+    for (int i = 0; i < 2; i++) {
+        code[i] = _mm256_srli_epi32(_mm256_castps_si256(scaled.v[i]), 20);
+        code[i] = _mm256_min_epu32(code[i], _mm256_set1_epi32(0x7f));
+        code[i] = _mm256_or_si256(code[i], _mm256_srli_epi32(_mm256_castps_si256(sign.v[i]), 24));
+        words[i] = _mm_packus_epi32(_mm256_castsi256_si128(code[i]), _mm256_extracti128_si256(code[i], 1));
+    }
+    _mm_storeu_si128((__m128i *)codes, _mm_packus_epi16(words[0], words[1]));
 }
 
 struct e4m3_table {

@@ -22,6 +22,15 @@ VEC_INLINE vf vf_set1(float value)
     return _mm512_set1_ps(value);
 }
 
+/* p[0] in even lanes, p[1] in odd ones. */
+VEC_INLINE vf vf_set_two(const float *p)
+{
+    double both;
+
+    memcpy(&both, p, sizeof both);
+    return _mm512_castpd_ps(_mm512_set1_pd(both));
+}
+
 VEC_INLINE vf vf_load(const float *p)
 {
     return _mm512_loadu_ps(p);
@@ -143,6 +152,26 @@ VEC_INLINE vb vb_pair(const void *p)
     return _mm512_set1_epi32(pair);
 }
 
+/* The pair at `even` in lanes 0, 2, 4, …, the one at `odd` in lanes 1, 3, 5, … */
+VEC_INLINE vb vb_two_pairs(const void *even, const void *odd)
+{
+    int32_t pair;
+
+    memcpy(&pair, odd, sizeof pair);
+    return _mm512_mask_set1_epi32(vb_pair(even), 0xaaaa, pair);
+}
+
+/* Lane i gets lane i ^ distance; distance is 1, 2, 4 or 8. */
+VEC_INLINE vf vf_swap(vf a, int distance)
+{
+    switch (distance) {
+    case 1: return _mm512_permute_ps(a, 0xb1);
+    case 2: return _mm512_permute_ps(a, 0x4e);
+    case 4: return _mm512_shuffle_f32x4(a, a, 0xb1);
+    default: return _mm512_shuffle_f32x4(a, a, 0x4e);
+    }
+}
+
 VEC_INLINE vf vf_dp(vf c, vb a, vb b)
 {
     return _mm512_dpbf16_ps(c, (__m512bh)a, (__m512bh)b);
@@ -212,13 +241,27 @@ VEC_INLINE vf vf_from_e4m3(const uint8_t *codes)
     return _mm512_castsi512_ps(_mm512_or_si512(_mm512_castps_si512(value), sign));
 }
 
+/* The codes of values that vf_round_e4m3() gave, with the signs of `original` (rounding loses that of a zero). Scaled by 2^-120, a float has its e4m3 code in bits 20 to 26,
+ * subnormal values included; NaN stays NaN. */
+VEC_INLINE void vf_store_e4m3(uint8_t *codes, vf rounded, vf original)
+{
+    __m512i sign = _mm512_and_si512(_mm512_castps_si512(original), _mm512_set1_epi32((int)0x80000000));
+    __m512i bits = _mm512_castps_si512(_mm512_mul_ps(_mm512_abs_ps(rounded), _mm512_set1_ps(0x1p-120f)));
+    __m512i code = _mm512_min_epu32(_mm512_srli_epi32(bits, 20), _mm512_set1_epi32(0x7f));
+
+    _mm_storeu_si128((__m128i *)codes, _mm512_cvtepi32_epi8(_mm512_or_si512(code, _mm512_srli_epi32(sign, 24))));
+}
+
 /* out[2i] = a[i], out[2i+1] = b[i] for 32 values of each. */
 VEC_INLINE void vb_interleave(const uint16_t *a, const uint16_t *b, uint16_t *out)
 {
-    __m512i order = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
-    __m512i x = _mm512_permutexvar_epi64(order, _mm512_loadu_si512(a));
-    __m512i y = _mm512_permutexvar_epi64(order, _mm512_loadu_si512(b));
+    const __m512i step = _mm512_set1_epi32(0x00200000); /* odd places come from b: index + 32 */
+    __m512i index = _mm512_setr_epi32(0, 0x10001, 0x20002, 0x30003, 0x40004, 0x50005, 0x60006, 0x70007, 0x80008, 0x90009,
+                                      0xa000a, 0xb000b, 0xc000c, 0xd000d, 0xe000e, 0xf000f);
+    __m512i x = _mm512_loadu_si512(a), y = _mm512_loadu_si512(b);
 
-    _mm512_storeu_si512(out, _mm512_unpacklo_epi16(x, y));
-    _mm512_storeu_si512(out + 32, _mm512_unpackhi_epi16(x, y));
+    index = _mm512_add_epi32(index, step);
+    _mm512_storeu_si512(out, _mm512_permutex2var_epi16(x, index, y));
+    index = _mm512_add_epi32(index, _mm512_set1_epi32(0x00100010));
+    _mm512_storeu_si512(out + 32, _mm512_permutex2var_epi16(x, index, y));
 }

@@ -30,6 +30,11 @@ VEC_INLINE vf vf_set1(float value)
     return EACH_LANE(value);
 }
 
+VEC_INLINE vf vf_set_two(const float *p)
+{
+    return EACH_LANE(p[i % 2]);
+}
+
 VEC_INLINE vf vf_load(const float *p)
 {
     return EACH_LANE(p[i]);
@@ -157,6 +162,20 @@ VEC_INLINE vb vb_pair(const void *p)
     return a;
 }
 
+VEC_INLINE vb vb_two_pairs(const void *even, const void *odd)
+{
+    vb a;
+
+    for (int i = 0; i < LANES; i++)
+        memcpy(&a.v[i], i % 2 ? odd : even, sizeof a.v[i]);
+    return a;
+}
+
+VEC_INLINE vf vf_swap(vf a, int distance)
+{
+    return EACH_LANE(a.v[i ^ distance]);
+}
+
 VEC_INLINE vf vf_dp(vf c, vb a, vb b)
 {
     return EACH_LANE(fmaf(f32_from_bits(a.v[i] << 16), f32_from_bits(b.v[i] << 16),
@@ -186,6 +205,12 @@ VEC_INLINE vb vb_zip(vf even, vf odd)
 VEC_INLINE vf vf_from_e4m3(const uint8_t *codes)
 {
     return EACH_LANE(f32_from_e4m3(codes[i]));
+}
+
+VEC_INLINE void vf_store_e4m3(uint8_t *codes, vf rounded, vf original)
+{
+    for (int i = 0; i < LANES; i++)
+        codes[i] = e4m3_from_f32(copysignf(rounded.v[i], original.v[i]));
 }
 
 struct e4m3_table {
