@@ -1,8 +1,8 @@
-/* bench_engine.c: `dsa-bench engine`: prefill and decode in tokens/s, and what share of this machine's ceilings that is.
+/* bench_engine.c: `dsa-bench engine`: prefill and decode in tokens/s, and which share of this machine's ceilings.
  *
  * Works through the public face of the engine alone, so it measures what a user gets. Without --model it generates a
  * checkpoint: 8 layers, hidden 512, 8 heads, latent 256 + 64, index 4 x 128 with top 512, 16 experts of which 2 are
- * chosen, FP8 weights, 40 M parameters. --dense sets index_topk to the window: the same weights, all positions attended.
+ * chosen, FP8 weights, 40 M parameters. --dense sets index_topk to the window: the same weights, every position seen.
  *
  * Floating point operations are counted from the shapes: 2 for each weight a token meets, 2 H k (2 Dv + Dr) for
  * attention over k positions, 2 Hi Di s for the index scores of s positions. */
@@ -24,7 +24,7 @@
 enum { MAX_CONTEXTS = 16, MAX_MANY = 64 };
 
 struct setup {
-    const char *model_dir, *backend, *cache_dir;
+    const char *model_dir, *backend, *plugin_dir, *cache_dir;
     char generated[64]; /* "" when the model was given */
     int threads, chunk, decode, many;
     bool dense;
@@ -111,8 +111,9 @@ static enum status open_model(const struct setup *setup, size_t context, int seq
 {
     int64_t tokens = ((int64_t)context + setup->decode + 2 * CACHE_PAGE_TOKENS) * sequences;
     struct engine_options options = {.model_dir = setup->model_dir, .backend = setup->backend,
-                                     .threads = setup->threads, .prefill_chunk = setup->chunk, .kv_tokens = tokens,
-                                     .cache_dir = cache_dir, .disk_cache_bytes = (int64_t)64 << 30};
+                                     .plugin_dir = setup->plugin_dir, .threads = setup->threads,
+                                     .prefill_chunk = setup->chunk, .kv_tokens = tokens, .cache_dir = cache_dir,
+                                     .disk_cache_bytes = (int64_t)64 << 30};
 
     return engine_open(&options, engine, err);
 }
@@ -296,6 +297,7 @@ static int usage(FILE *to)
 {
     fprintf(to, "usage: dsa-bench engine [--model DIR] [--backend ref|cpu|cuda] [--threads N] [--chunk N] [--dense]\n"
                 "                        [--contexts 1024,8192,32768] [--decode N] [--many N] [--cache DIR]\n"
+                "                        [--plugin-dir DIR]\n"
                 "  --decode N   tokens generated after each prompt (32)\n"
                 "  --many N     then decode N sequences of the first context together (8; 0: not)\n"
                 "  --cache DIR  then the time to the first token of the last context, from pages saved in DIR\n");
@@ -346,13 +348,14 @@ static enum status run(struct setup *setup, struct error *err)
 
 int bench_engine(int argc, char **argv)
 {
-    enum { MODEL = 256, BACKEND, THREADS, CHUNK, DENSE, CONTEXTS, DECODE, MANY, CACHE };
+    enum { MODEL = 256, BACKEND, THREADS, CHUNK, DENSE, CONTEXTS, DECODE, MANY, CACHE, PLUGIN_DIR };
     static const struct option long_options[] = {
         {"model", required_argument, NULL, MODEL},       {"backend", required_argument, NULL, BACKEND},
         {"threads", required_argument, NULL, THREADS},   {"chunk", required_argument, NULL, CHUNK},
         {"dense", no_argument, NULL, DENSE},             {"contexts", required_argument, NULL, CONTEXTS},
         {"decode", required_argument, NULL, DECODE},     {"many", required_argument, NULL, MANY},
         {"cache", required_argument, NULL, CACHE},       {"help", no_argument, NULL, 'h'},
+        {"plugin-dir", required_argument, NULL, PLUGIN_DIR},
         {0}};
     struct setup setup = {.decode = 32, .many = 8, .context = {1024, 8192, 32768}, .contexts = 3};
     struct error err = {0};
@@ -373,6 +376,7 @@ int bench_engine(int argc, char **argv)
         case DECODE: setup.decode = atoi(optarg); break;
         case MANY: setup.many = atoi(optarg); break;
         case CACHE: setup.cache_dir = optarg; break;
+        case PLUGIN_DIR: setup.plugin_dir = optarg; break;
         case 'h': return usage(stdout);
         default: return usage(stderr);
         }

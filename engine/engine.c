@@ -58,7 +58,7 @@ static void hash_model(struct engine *e, const char *dir, bool plain)
 
 static enum status open_backend(struct engine *e, const struct engine_options *o, struct error *err)
 {
-    struct ops_options options = {.backend = o->backend, .threads = o->threads};
+    struct ops_options options = {.backend = o->backend, .plugin_dir = o->plugin_dir, .threads = o->threads};
     enum status s;
 
     if (o->backend)

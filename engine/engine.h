@@ -25,6 +25,7 @@ struct sequence;
 struct engine_options {
     const char *model_dir;   /* Hugging Face directory: config.json, tokenizer.json, *.safetensors             */
     const char *backend;     /* "ref", "cpu", "cuda"; NULL: cuda where a GPU is there, else cpu                */
+    const char *plugin_dir;  /* where the CUDA plug-in is looked for; NULL: beside the program, then libdir    */
     const char *cache_dir;   /* packed weights and saved prefixes (the store's kv/); NULL: none on disk        */
     int threads;             /* 0: every CPU of the process                                                    */
     bool plain;              /* no Hadamard, no FP8 rounding of activations and caches: for comparisons        */

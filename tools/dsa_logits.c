@@ -1,7 +1,7 @@
 /* dsa_logits.c: `dsa-logits`: the logits of every position of a prompt, for anyone who wants to check the engine.
  *
  *   dsa-logits --model DIR --tokens FILE.json --out FILE.f32 [--backend ref|cpu|cuda] [--threads N] [--plain]
- *              [--chunk N] [--dump DIR]
+ *              [--chunk N] [--dump DIR] [--plugin-dir DIR]
  *
  * FILE.json is a list of token ids. FILE.f32 is written as float32 [T, V], row-major. --dump DIR writes what
  * tools/dsa-reference.py --dump does. Exit 0; 64 usage; 65 bad input; 70 everything else. */
@@ -20,7 +20,7 @@ enum { EXIT_USAGE = 64, EXIT_DATA = 65, EXIT_SOFTWARE = 70, MAX_TOKENS = 1 << 24
 static int usage(FILE *to)
 {
     fprintf(to, "usage: dsa-logits --model DIR --tokens FILE.json --out FILE.f32 [--backend ref|cpu|cuda]\n"
-                "                  [--threads N] [--plain] [--chunk N] [--dump DIR]\n");
+                "                  [--threads N] [--plain] [--chunk N] [--dump DIR] [--plugin-dir DIR]\n");
     return to == stdout ? 0 : EXIT_USAGE;
 }
 
@@ -134,12 +134,13 @@ out:
 
 int main(int argc, char **argv)
 {
-    enum { MODEL = 256, TOKENS, OUT, BACKEND, THREADS, PLAIN, CHUNK, DUMP };
+    enum { MODEL = 256, TOKENS, OUT, BACKEND, THREADS, PLAIN, CHUNK, DUMP, PLUGIN_DIR };
     static const struct option long_options[] = {
         {"model", required_argument, NULL, MODEL},     {"tokens", required_argument, NULL, TOKENS},
         {"out", required_argument, NULL, OUT},         {"backend", required_argument, NULL, BACKEND},
         {"threads", required_argument, NULL, THREADS}, {"plain", no_argument, NULL, PLAIN},
         {"chunk", required_argument, NULL, CHUNK},     {"dump", required_argument, NULL, DUMP},
+        {"plugin-dir", required_argument, NULL, PLUGIN_DIR},
         {"help", no_argument, NULL, 'h'},              {0}};
     struct engine_options options = {0};
     const char *tokens = NULL, *out = NULL, *dump = NULL;
@@ -157,6 +158,7 @@ int main(int argc, char **argv)
         case PLAIN: options.plain = true; break;
         case CHUNK: options.prefill_chunk = atoi(optarg); break;
         case DUMP: dump = optarg; break;
+        case PLUGIN_DIR: options.plugin_dir = optarg; break;
         case 'h': return usage(stdout);
         default: return usage(stderr);
         }

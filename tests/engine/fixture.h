@@ -14,7 +14,7 @@ enum { HOST_BACKENDS = 2, BACKENDS = 3 };
 
 static inline bool have_backend(const char *name)
 {
-    struct ops_options options = {.backend = name};
+    struct ops_options options = {.backend = name, .plugin_dir = getenv("DSA_PLUGIN_DIR")};
     struct ops *ops = NULL;
 
     if (ops_open(&options, &ops, NULL))
@@ -36,6 +36,7 @@ static inline struct engine *open_engine_with(struct engine_options options)
     struct error err = {0};
 
     options.model_dir = check_temp_dir();
+    options.plugin_dir = getenv("DSA_PLUGIN_DIR"); /* of a build tree with CUDA: build/kernels/cuda */
     CHECK_OK(engine_open(&options, &engine, &err), &err);
     return engine;
 }

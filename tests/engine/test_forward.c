@@ -56,8 +56,8 @@ static int by_value(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-/* A rounding to e4m3 or BF16 that falls the other way moves one activation by up to 1/16 or 1/256, so single rows may be
- * off by more than arithmetic explains; most rows may not, since every layer starts from the reference's input. */
+/* A rounding to e4m3 or BF16 that falls the other way moves one activation by up to 1/16 or 1/256, so single rows may
+ * be off by more than arithmetic explains; most rows may not, since every layer starts from the reference's input. */
 static void check_rows(const char *what, const float *actual, const float *expected, size_t rows, size_t width,
                        double median, double most)
 {
