@@ -144,9 +144,9 @@ static json_t *final_header(const struct writer *writer, struct question *questi
         room -= strlen(citations);
     }
     free(citations);
-    /* The answer as a whole, for those who come later; a long one is in the stream only. Escapes at most
-     * sixfold. */
-    if (question->answer.len < room / 6)
+    /* The answer as a whole, for those who come later; a long one is in the stream only, and so is one with a NUL,
+     * which headers never hold. Escapes at most sixfold. */
+    if (question->answer.len < room / 6 && !memchr(buf_cstr(&question->answer), '\0', question->answer.len))
         (void)json_object_set_new(header, "answer", json_stringn(buf_cstr(&question->answer), question->answer.len));
     return header;
 }

@@ -18,7 +18,7 @@ enum {
     LEAST_BUDGET_TOKENS = 64,
     FIT_ATTEMPTS = 6,
     BYTES_A_TOKEN = 4,         /* without a model */
-    READER_OPEN_CHARS = 3
+    RANDOM_LEAST_BYTES = 24    /* a random choice of words should at least be readable */
 };
 
 static enum status refuse(struct work *work, const char *code, const char *message)
@@ -224,7 +224,7 @@ static enum status make_quote_index(const struct retrieve *pool, struct packed *
     /* A test checkpoint knows nothing: letting it say that the documents hold no answer would be a claim. */
     struct quote_params params = {.none = info->random_weights ? NULL : "Not in these documents.",
                                   .max_quotations = info->random_weights ? 1 : 4,
-                                  .min_bytes = READER_OPEN_CHARS,
+                                  .min_bytes = info->random_weights ? RANDOM_LEAST_BYTES : 0,
                                   .max_bytes = 400,
                                   .free_text = !small,
                                   .word_edges = true};

@@ -141,8 +141,12 @@ static void find_principal(zmq_msg_t *part, bool curve, char principal[PRINCIPAL
 {
     const char *user = curve ? zmq_msg_gets(part, "User-Id") : NULL;
     const char *peer = curve ? NULL : zmq_msg_gets(part, "Peer-Address");
-    size_t digits = peer ? strspn(peer, "0123456789") : 0;
+    size_t digits;
 
+    /* "localhost:UID:GID:PID", from SO_PEERCRED */
+    if (peer && strncmp(peer, "localhost:", 10) == 0)
+        peer += 10;
+    digits = peer ? strspn(peer, "0123456789") : 0;
     if (user)
         (void)snprintf(principal, PRINCIPAL_BYTES, "%s", user);
     else if (digits && digits < 12 && peer[digits] == ':')

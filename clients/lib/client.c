@@ -147,7 +147,7 @@ static void send_attach(struct dsa_client *client, struct request *request)
     (void)snprintf(header, sizeof header, "{\"job\":%lld,\"from\":%lld,\"credit\":%lld}", (long long)request->job,
                    (long long)request->next_seq, (long long)client->window);
     request->uncredited = 0;
-    request->sent = link_send(client, WIRE_ATTACH, request->id, header, NULL, 0);
+    request->sent = request->resuming = link_send(client, WIRE_ATTACH, request->id, header, NULL, 0);
 }
 
 static void send_cancel(struct dsa_client *client, struct request *request)
@@ -411,17 +411,20 @@ static bool deliver(struct dsa_client *client, const struct wire_message *messag
     if (!request->stream)
         return true;
     if (numbered(message->type) && event->seq >= 0) {
-        if (event->seq > request->next_seq)
+        client->event_cost = wire_cost(message->header, message->body);
+        if (event->seq < request->next_seq)
+            grant(client, request, client->event_cost); /* twice: it was paid for twice as well */
+        if (event->seq > request->next_seq && !request->resuming)
             send_attach(client, request); /* a hole: ask again from where it began */
         if (event->seq != request->next_seq)
             goto ignore;
         request->next_seq++;
-        client->event_cost = wire_cost(message->header, message->body);
         return true;
     }
     switch (message->type) {
     case WIRE_ACCEPTED:
         request->job = event->job;
+        request->resuming = false;
         if (request->cancel_wanted && !request->cancel_sent)
             send_cancel(client, request);
         if (request->accepted)

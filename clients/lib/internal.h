@@ -37,6 +37,7 @@ struct request {
     bool stream;          /* SUBMIT and ATTACH */
     bool sent;            /* on this connection */
     bool accepted;        /* ACCEPTED was handed out */
+    bool resuming;        /* an ATTACH is on its way: holes seen until its answer are known */
     bool cancel_wanted, cancel_sent;
     char key[2 * WIRE_ID_BYTES + 1]; /* idempotency key made here; "" when the caller gave one */
 };

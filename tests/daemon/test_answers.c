@@ -3,6 +3,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "tests/daemon/fixture.h"
 
@@ -192,8 +193,7 @@ TEST(another_connection_cancels_a_running_job)
     cancelling = fixture_client(&f);
     q.kind = "batch"; /* a conversation outside quote mode goes on until its last token */
     q.text = "{\"messages\":[{\"role\":\"user\",\"content\":\"Talk.\"}]}";
-    q.max_tokens = 3000;
-    q.temperature = 1;
+    q.max_tokens = 3900; /* greedy: it never comes to a stop */
     CHECK_EQ_INT(dsa_ask(asking, &q, &request), DSA_OK);
     do
         CHECK_EQ_INT(dsa_next_event(asking, 20000, &event), DSA_OK);
@@ -232,6 +232,8 @@ static void lists_and_status(struct dsa_client *client, int64_t job)
     json = json_loadb(event->text, event->text_len, 0, NULL);
     CHECK_EQ_INT(json_array_size(json), 1);
     CHECK_EQ_STR(json_string_value(json_object_get(json_array_get(json, 0), "state")), "final");
+    (void)snprintf(header, sizeof header, "uid:%lu", (unsigned long)getuid());
+    CHECK_EQ_STR(json_string_value(json_object_get(json_array_get(json, 0), "principal")), header);
     json_decref(json);
     CHECK_EQ_INT(dsa_request(client, WIRE_STATUS, NULL, 10000, &request), DSA_OK);
     do
