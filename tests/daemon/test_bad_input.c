@@ -229,7 +229,7 @@ TEST(garbage_does_no_harm)
     fixture_store(&f, true);
     fixture_start(&f);
     raw_open(&raw, f.endpoint);
-    for (int i = 0; i < 2000; i++) {
+    for (int i = 0; i < 1000; i++) { /* every type but DRAIN, which this user may give */
         struct span frames[9];
         size_t count = 1 + check_random() % 9;
 
@@ -240,7 +240,7 @@ TEST(garbage_does_no_harm)
         if (check_random() % 2)
             frames[0] = span_from_cstr("DSA1");
         if (count > 3 && check_random() % 2) {
-            frames[1] = span_of("SACXKQLPRDH~" + check_random() % 12, 1);
+            frames[1] = span_of("SACXKQLPRH~" + check_random() % 11, 1);
             frames[2] = span_of(id_a, 16);
             frames[3] = span_from_cstr(check_random() % 2 ? "{\"job\":\"x\",\"key\":{},\"bytes\":-9}" : "{\"job\":1e3,\"from\":[]}");
         }
