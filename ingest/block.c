@@ -38,6 +38,8 @@ static enum status send(struct block *block)
         while (line.text.len && line.text.ptr[0] == '\n')
             line.text = span_slice(line.text, 1, line.text.len);
     }
+    while (block->kind == LINE_TABLE_ROW && line.text.len && line.text.ptr[line.text.len - 1] == '\t')
+        line.text.len--; /* cells that are empty at the end */
     block->space = false;
     return empty ? STATUS_OK : frame_writer_line(block->out, &line);
 }

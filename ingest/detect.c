@@ -1,6 +1,8 @@
 /* detect.c: which reader takes a document. */
 #include <stddef.h>
+#include <string.h>
 
+#include "ingest/package.h"
 #include "ingest/readers.h"
 #include "ingest/source.h"
 
@@ -8,6 +10,7 @@ const struct reader *detect_reader(struct source *source, const char *name, cons
 {
     struct span head = source_head(source);
     const struct reader *best = NULL;
+    struct span whole;
     int best_bid = 0;
 
     for (size_t i = 0; reader_list[i]; i++) {
@@ -20,6 +23,11 @@ const struct reader *detect_reader(struct source *source, const char *name, cons
             best_bid = bid;
             best = reader_list[i];
         }
+    }
+    if (best == &reader_zip && source_map(source, &whole, NULL) == STATUS_OK) {
+        const struct reader *package = package_reader(whole);
+
+        best = package ? package : best;
     }
     return best;
 }

@@ -375,38 +375,57 @@ static enum status parse(struct html *html, struct text_lines *lines, struct err
     return status == STATUS_NOT_FOUND ? html->status : status;
 }
 
-static enum status html_read(const struct reader_job *job, struct error *err)
+/* Sends the text into the page that is open; what the head says stays in `html`. */
+static enum status send_text(struct html *html, struct source *source, struct frame_writer *out, struct error *err)
 {
-    struct frame_page page = {.number = 1};
-    struct html *html = calloc(1, sizeof *html);
     struct text_lines *lines = NULL;
     char charset[48] = "";
+    enum status status = text_lines_open(source, out, &lines);
+
+    if (status)
+        return status;
+    block_init(&html->block, out);
+    find_charset(source_head(source), charset, sizeof charset);
+    text_lines_expect(lines, charset);
+    status = parse(html, lines, err);
+    if (!status)
+        status = block_end(&html->block);
+    collapse(html->title);
+    block_finish(&html->block);
+    text_lines_close(lines);
+    return status;
+}
+
+enum status html_send_text(struct source *source, struct frame_writer *out, struct error *err)
+{
+    struct html *html = calloc(1, sizeof *html);
     enum status status;
 
     if (!html)
         return error_set(err, STATUS_NO_MEMORY, "no memory for an HTML document");
-    block_init(&html->block, job->out);
-    status = text_lines_open(job->source, job->out, &lines);
-    if (status)
-        goto out;
-    find_charset(job->head, charset, sizeof charset);
-    text_lines_expect(lines, charset);
+    status = send_text(html, source, out, err);
+    free(html);
+    return status;
+}
+
+static enum status html_read(const struct reader_job *job, struct error *err)
+{
+    struct frame_page page = {.number = 1};
+    struct html *html = calloc(1, sizeof *html);
+    enum status status;
+
+    if (!html)
+        return error_set(err, STATUS_NO_MEMORY, "no memory for an HTML document");
     status = frame_writer_page_begin(job->out, &page);
     if (!status)
-        status = parse(html, lines, err);
-    if (!status)
-        status = block_end(&html->block);
+        status = send_text(html, job->source, job->out, err);
     if (!status)
         status = frame_writer_page_end(job->out);
     if (!status) {
         struct frame_meta meta = {html->title, html->author, html->created, html->modified, html->language, 0};
 
-        collapse(html->title);
         status = frame_writer_meta(job->out, &meta);
     }
-out:
-    text_lines_close(lines);
-    block_finish(&html->block);
     free(html);
     return status;
 }

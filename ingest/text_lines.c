@@ -411,6 +411,8 @@ void reader_text_warm_up(void)
     };
 
     /* Never closed: a module stays loaded as long as a converter of it is open. */
+    static iconv_t kept[sizeof common / sizeof *common] __attribute__((used));
+
     for (size_t i = 0; i < sizeof common / sizeof *common; i++)
-        (void)iconv_open("UTF-8", common[i]);
+        kept[i] = iconv_open("UTF-8", common[i]);
 }
