@@ -30,8 +30,9 @@ enum status store_page_get(struct store *store, int64_t document_id, int page_nu
     struct store_page found = {.number = page_number};
     struct statement st;
     bool row = false;
-    enum status status = statement_begin(&store->db, "SELECT label, width, height, text, rects, aside FROM pages "
-                                         "WHERE document_id = ? AND number = ?", &st, err);
+    enum status status = statement_begin(&store->db, "SELECT p.label, p.width, p.height, p.text, r.rects, "
+                                         "p.aside FROM pages AS p LEFT JOIN page_rects AS r ON r.page_id = p.id "
+                                         "WHERE p.document_id = ? AND p.number = ?", &st, err);
 
     if (status)
         return status;

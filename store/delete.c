@@ -62,6 +62,7 @@ enum status store_delete_rows(struct store *store, int64_t id, struct error *err
             "(SELECT first_chunk + chunk_count FROM documents WHERE id = ?1)",
         "DELETE FROM chunk_spans WHERE chunk_id >= (SELECT first_chunk FROM documents WHERE id = ?1) AND chunk_id < "
             "(SELECT first_chunk + chunk_count FROM documents WHERE id = ?1)",
+        "DELETE FROM page_rects WHERE page_id IN (SELECT id FROM pages WHERE document_id = ?)",
         "DELETE FROM pages WHERE document_id = ?",
         "DELETE FROM problems WHERE document_id = ?",
         "DELETE FROM summaries WHERE document_id = ?",

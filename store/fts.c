@@ -246,6 +246,6 @@ enum status store_optimize(struct store *store, struct error *err)
     if (!status)
         status = db_exec(&store->db, "INSERT INTO chunks_fts(chunks_fts) VALUES('optimize')", err);
     if (!status)
-        status = db_exec(&store->db, "PRAGMA optimize; PRAGMA wal_checkpoint(TRUNCATE)", err);
+        status = db_exec(&store->db, "PRAGMA incremental_vacuum; PRAGMA optimize; PRAGMA wal_checkpoint(TRUNCATE)", err);
     return status;
 }

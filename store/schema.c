@@ -10,7 +10,8 @@
 /* corpus.db, version 1. A chunk stores where its text stands, not the text: the view chunk_text cuts it out of the pages,
  * so that the index can be checked, rebuilt and deleted from with the text stored once. (FTS5 reads the view with
  * virtual tables forbidden, which rules out a list in JSON.) Chunk ids of one document are consecutive, so that
- * documents needs only the first; ids are never used twice. `relabelled` counts changes of a committed chunk's title. */
+ * documents needs only the first; ids are never used twice. `relabelled` counts changes of a committed chunk's title.
+ * Rectangles have their own table: two kinds of smaller rows fill database pages better than one of long ones. */
 static const char corpus_1[] =
     "CREATE TABLE state(id INTEGER PRIMARY KEY CHECK(id = 1), generation INTEGER NOT NULL,\n"
     "  next_chunk INTEGER NOT NULL, relabelled INTEGER NOT NULL);\n"
@@ -26,9 +27,9 @@ static const char corpus_1[] =
     "CREATE INDEX documents_bytes ON documents(sha256);\n"
     "CREATE INDEX documents_duplicates ON documents(duplicate_of) WHERE duplicate_of != 0;\n"
     "CREATE TABLE pages(id INTEGER PRIMARY KEY, document_id INTEGER NOT NULL, number INTEGER NOT NULL,\n"
-    "  label TEXT NOT NULL, width REAL NOT NULL, height REAL NOT NULL, text BLOB NOT NULL, rects BLOB NOT NULL,\n"
-    "  aside BLOB NOT NULL);\n"
+    "  label TEXT NOT NULL, width REAL NOT NULL, height REAL NOT NULL, text BLOB NOT NULL, aside BLOB NOT NULL);\n"
     "CREATE UNIQUE INDEX pages_number ON pages(document_id, number);\n"
+    "CREATE TABLE page_rects(page_id INTEGER PRIMARY KEY, rects BLOB NOT NULL);\n"
     "CREATE TABLE chunks(id INTEGER PRIMARY KEY, document_id INTEGER NOT NULL, ordinal INTEGER NOT NULL,\n"
     "  heading TEXT NOT NULL, token_estimate INTEGER NOT NULL, hash INTEGER NOT NULL, simhash INTEGER NOT NULL);\n"
     "CREATE TABLE chunk_spans(chunk_id INTEGER NOT NULL, ordinal INTEGER NOT NULL, page INTEGER NOT NULL,\n"

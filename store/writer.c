@@ -143,15 +143,13 @@ enum status store_document_begin(struct store *store, const struct store_documen
     return STATUS_OK;
 }
 
-enum status store_put_page(struct store_writer *writer, const struct store_page *page, struct error *err)
+static enum status insert_page(struct store_writer *writer, const struct store_page *page, struct error *err)
 {
+    struct db *db = &writer->store->db;
     struct statement st;
-    enum status status;
+    enum status status = statement_begin(db, "INSERT INTO pages(document_id, number, label, width, height, text, aside) "
+                                         "VALUES(?, ?, ?, ?, ?, ?, ?)", &st, err);
 
-    if (page->number < 1)
-        return error_set(err, STATUS_BAD_INPUT, "page numbers start at 1, not %d", page->number);
-    status = statement_begin(&writer->store->db, "INSERT INTO pages(document_id, number, label, width, height, text, "
-                             "rects, aside) VALUES(?, ?, ?, ?, ?, ?, ?, ?)", &st, err);
     if (status)
         return status;
     statement_int(&st, writer->id);
@@ -160,9 +158,28 @@ enum status store_put_page(struct store_writer *writer, const struct store_page 
     statement_real(&st, page->width);
     statement_real(&st, page->height);
     statement_blob(&st, page->text);
-    statement_blob(&st, page->rects);
     statement_blob(&st, page->aside);
     status = statement_run(&st, err);
+    if (!status && page->rects.len) {
+        int64_t rowid = sqlite3_last_insert_rowid(db->handle);
+
+        status = statement_begin(db, "INSERT INTO page_rects(page_id, rects) VALUES(?, ?)", &st, err);
+        if (status)
+            return status;
+        statement_int(&st, rowid);
+        statement_blob(&st, page->rects);
+        status = statement_run(&st, err);
+    }
+    return status;
+}
+
+enum status store_put_page(struct store_writer *writer, const struct store_page *page, struct error *err)
+{
+    enum status status;
+
+    if (page->number < 1)
+        return error_set(err, STATUS_BAD_INPUT, "page numbers start at 1, not %d", page->number);
+    status = insert_page(writer, page, err);
     if (status) {
         error_prefix(err, "page %d", page->number);
         return status;
