@@ -187,10 +187,14 @@ void fixture_start(struct fixture *fixture)
 
 int fixture_stop(struct fixture *fixture, int signal_number)
 {
-    int code;
-
     CHECK(kill(fixture->pid, signal_number) == 0);
-    code = wait_for(fixture->pid, STOP_MS);
+    return fixture_wait(fixture);
+}
+
+int fixture_wait(struct fixture *fixture)
+{
+    int code = wait_for(fixture->pid, STOP_MS);
+
     fixture->pid = 0;
     return code;
 }

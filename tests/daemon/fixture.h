@@ -26,6 +26,7 @@ const char *fixture_model(void);
 void fixture_start(struct fixture *fixture);
 /* Sends a signal and waits for the end; returns the exit code, or 128 + the signal that ended it. */
 int fixture_stop(struct fixture *fixture, int signal_number);
+int fixture_wait(struct fixture *fixture); /* the same without a signal */
 /* Runs dsad with these arguments (NULL at the end) to its end. */
 int fixture_run(const char *const *arguments, char *output, size_t output_cap);
 
