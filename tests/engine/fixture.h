@@ -23,6 +23,11 @@ static inline bool have_backend(const char *name)
     return true;
 }
 
+static inline const char *best_backend(void)
+{
+    return have_backend("cpu") ? "cpu" : "ref";
+}
+
 static inline void write_model(const struct random_model *model)
 {
     struct error err = {0};

@@ -210,7 +210,7 @@ static const char *kv_dir(void)
 
 static struct engine *open_cached(bool plain, int64_t cap)
 {
-    return open_engine_with((struct engine_options){.backend = "ref", .cache_dir = kv_dir(), .prefill_chunk = 100,
+    return open_engine_with((struct engine_options){.backend = best_backend(), .cache_dir = kv_dir(), .prefill_chunk = 100,
                                                     .plain = plain, .disk_cache_bytes = cap});
 }
 
@@ -222,7 +222,7 @@ TEST(prefix_in_memory_starts_without_prefill)
     struct answer first, again;
 
     write_model(&m);
-    engine = open_engine("ref", 100, false);
+    engine = open_engine(best_backend(), 100, false);
     first = ask(engine, prompt, PROMPT);
     CHECK_EQ_INT(first.cached, 0);
     again = ask(engine, prompt, PROMPT);
@@ -391,7 +391,7 @@ TEST(prefix_pages_survive_a_small_memory)
     struct engine *engine;
 
     write_model(&m);
-    engine = open_engine_with((struct engine_options){.backend = "ref", .cache_dir = kv_dir(), .kv_tokens = 384});
+    engine = open_engine_with((struct engine_options){.backend = best_backend(), .cache_dir = kv_dir(), .kv_tokens = 384});
     for (int i = 0; i < 3; i++) {
         prompt[i] = random_tokens(PROMPT, m.vocab);
         first[i] = ask(engine, prompt[i], PROMPT);

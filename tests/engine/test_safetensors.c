@@ -140,7 +140,7 @@ TEST(safetensors_survives_every_changed_byte)
     file = fopen(path_in_temp("model.safetensors"), "rb");
     CHECK(bytes && file && fread(bytes, 1, len, file) == len && !fclose(file));
     header = 8 + bytes[0] + 256 * (size_t)bytes[1];
-    for (size_t i = 0; i < 4000; i++) {
+    for (size_t i = 0; i < 1500; i++) {
         size_t at = check_random() % header;
         unsigned char was = bytes[at];
         struct safetensors *st = NULL;

@@ -21,11 +21,6 @@ static struct random_model small_model(void)
     return m;
 }
 
-static const char *best_backend(void)
-{
-    return have_backend("cpu") ? "cpu" : "ref";
-}
-
 static struct engine *open_small(int chunk, int64_t kv_tokens)
 {
     return open_engine_with((struct engine_options){.backend = best_backend(), .prefill_chunk = chunk,
