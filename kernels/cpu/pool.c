@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 enum { SPIN_ROUNDS = 2000 }; /* about 20 to 60 us */
+static const unsigned CLOSED = 1u << 31;
 
 struct pool {
     int threads;
@@ -21,7 +22,7 @@ struct pool {
     void *context;
     int64_t count;
     _Alignas(64) atomic_uint epoch;      /* one more for every loop; workers wait for it to change */
-    _Alignas(64) atomic_uint running;    /* workers that have not finished this loop               */
+    _Alignas(64) atomic_uint joined;     /* workers inside this loop, and the bit CLOSED            */
     _Alignas(64) _Atomic(int64_t) next;  /* the first task not yet taken                           */
     _Alignas(64) atomic_uint sleepers;   /* workers asleep, or about to be                         */
     struct pool_worker {
@@ -76,6 +77,23 @@ static unsigned wait_for_change(atomic_uint *word, unsigned value, atomic_uint *
     return now;
 }
 
+/* Enters the loop that is open now, if one is. The fields of the pool are that loop's until leave(). */
+static bool join(struct pool *pool)
+{
+    unsigned joined = atomic_load(&pool->joined);
+
+    while (!(joined & CLOSED))
+        if (atomic_compare_exchange_weak(&pool->joined, &joined, joined + 1))
+            return true;
+    return false;
+}
+
+static void leave(struct pool *pool)
+{
+    if (atomic_fetch_sub(&pool->joined, 1) == CLOSED + 1)
+        futex_wake(&pool->joined); /* the caller may sleep; when it does not, this costs a microsecond once a loop */
+}
+
 static void *work(void *argument)
 {
     struct pool_worker *worker = argument;
@@ -86,9 +104,10 @@ static void *work(void *argument)
         epoch = wait_for_change(&pool->epoch, epoch, &pool->sleepers);
         if (pool->stopping)
             return NULL;
-        run_tasks(pool, worker->index);
-        if (atomic_fetch_sub(&pool->running, 1) == 1)
-            futex_wake(&pool->running); /* cheap when nobody waits, and the caller rarely sleeps */
+        if (join(pool)) {
+            run_tasks(pool, worker->index);
+            leave(pool);
+        }
     }
 }
 
@@ -101,7 +120,7 @@ enum status pool_create(int threads, struct pool **out, struct error *err)
 
     if (posix_memalign((void **)&pool, 64, (bytes + 63) / 64 * 64))
         return error_set(err, STATUS_NO_MEMORY, "no memory for %d threads", threads);
-    *pool = (struct pool){.threads = 1};
+    *pool = (struct pool){.threads = 1, .joined = CLOSED};
     (void)sigfillset(&all); /* signals belong to the program's own threads */
     (void)pthread_sigmask(SIG_SETMASK, &all, &before);
     for (int i = 1; i < threads && !failed; i++) {
@@ -150,14 +169,16 @@ void pool_run(struct pool *pool, int64_t count, pool_task *task, void *context)
     pool->context = context;
     pool->count = count;
     atomic_store_explicit(&pool->next, 0, memory_order_relaxed);
-    atomic_store_explicit(&pool->running, (unsigned)pool->threads - 1, memory_order_relaxed);
+    atomic_store(&pool->joined, 0);
     (void)atomic_fetch_add(&pool->epoch, 1);
     if (atomic_load(&pool->sleepers))
         futex_wake(&pool->epoch);
     run_tasks(pool, 0);
-    for (int i = 0; (left = atomic_load_explicit(&pool->running, memory_order_acquire)) != 0; i++)
+    /* Nothing is left to take. A worker that never came (the machine is busy) is not waited for. */
+    left = atomic_fetch_or(&pool->joined, CLOSED) | CLOSED;
+    for (int i = 0; left != CLOSED; left = atomic_load(&pool->joined), i++)
         if (i < SPIN_ROUNDS)
             relax();
         else
-            futex_wait(&pool->running, left);
+            futex_wait(&pool->joined, left);
 }

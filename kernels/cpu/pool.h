@@ -2,8 +2,9 @@
  *
  * A loop of n tasks is dealt out by a shared counter; a task belongs to one thread and owns its outputs, so the
  * result does not depend on who ran it. Workers spin for some tens of microseconds after a loop, because the next
- * one usually follows at once (a sleep and a wake cost about 50 us), and then sleep on a futex. Threads are not
- * pinned: the machine may be shared. */
+ * one usually follows at once (a sleep and a wake cost about 50 us), and then sleep on a futex. A loop ends when its
+ * tasks have: workers that did not get a CPU in time are not waited for. Threads are not pinned: the machine may be
+ * shared. */
 #ifndef KERNELS_CPU_POOL_H
 #define KERNELS_CPU_POOL_H
 
