@@ -1,6 +1,7 @@
 /* hash.c: see hash.h. Words are read little-endian, so a hash is the same on every machine. */
 #include "engine/hash.h"
 
+#include <endian.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -15,11 +16,10 @@ static uint64_t rotate(uint64_t x, int by)
 
 static uint64_t load(const unsigned char *p)
 {
-    uint64_t x = 0;
+    uint64_t x;
 
-    for (int i = 7; i >= 0; i--)
-        x = x << 8 | p[i];
-    return x;
+    memcpy(&x, p, sizeof x);
+    return le64toh(x);
 }
 
 static uint64_t finish(uint64_t x)

@@ -339,8 +339,6 @@ void sequence_end(struct sequence *q, enum sequence_reason reason)
         return;
     q->status.state = SEQUENCE_DONE;
     q->status.reason = reason;
-    if (reason == REASON_CANCELLED || reason == REASON_FAILED)
-        q->text_shown = q->text_shown < q->text.len ? q->text_shown : q->text.len;
     release_pages(q);
 }
 
