@@ -71,5 +71,6 @@ void eval_corpus_finish(struct eval_corpus *corpus);
 int eval_retrieval(int argc, char **argv);
 int eval_baselines(int argc, char **argv);
 int eval_features(int argc, char **argv);
+int eval_reader(int argc, char **argv);
 
 #endif
