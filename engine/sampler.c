@@ -1,9 +1,8 @@
 /* sampler.c: penalties, mask, temperature, min-p, top-p, and one draw.
  *
  * The order, fixed and tested: repetition penalty on the raw logits, mask, temperature, softmax, min-p, top-p, draw.
- * All sums run in double over tokens from the most to the least probable, ties by id, and exp() is the only library
- * function: the same logits give the same token wherever exp() is correctly rounded to the last place that decides,
- * and always on one machine.
+ * Every operation is a single IEEE one in a fixed order, exp included, so that the same logits give the same token on
+ * every machine (the C library's exp differs between processors in its last bit).
  *
  * Random number i is a hash of (seed, i): nothing is carried from one step to the next. */
 #include "engine/sampler.h"
@@ -24,8 +23,9 @@ struct sampler {
     struct sampler_params params;
     int32_t vocab;
     uint64_t *seen;               /* one bit a token: generated already */
-    struct candidate *candidates; /* [vocab] scratch */
-    double *weight;               /* [vocab] scratch: of the sorted candidates */
+    struct candidate *candidates; /* [vocab] scratch: what may be drawn, in the order of ids */
+    struct candidate *best;       /* [vocab] scratch: the most probable of them, sorted */
+    double *weight;               /* [vocab] scratch: of `candidates`, the best one's is 1 */
 };
 
 enum status sampler_check(const struct sampler_params *params, struct error *err)
@@ -56,9 +56,10 @@ enum status sampler_create(const struct sampler_params *params, int32_t vocab, s
     made->seen = calloc(((size_t)vocab + 63) / 64, sizeof *made->seen);
     if (params->temperature > 0) {
         made->candidates = malloc((size_t)vocab * sizeof *made->candidates);
+        made->best = malloc((size_t)vocab * sizeof *made->best);
         made->weight = malloc((size_t)vocab * sizeof *made->weight);
     }
-    if (!made->seen || (params->temperature > 0 && (!made->candidates || !made->weight))) {
+    if (!made->seen || (params->temperature > 0 && (!made->candidates || !made->best || !made->weight))) {
         sampler_destroy(made);
         return STATUS_NO_MEMORY;
     }
@@ -72,6 +73,7 @@ void sampler_destroy(struct sampler *sampler)
         return;
     free(sampler->seen);
     free(sampler->candidates);
+    free(sampler->best);
     free(sampler->weight);
     free(sampler);
 }
@@ -98,6 +100,40 @@ static uint64_t mix(uint64_t x)
 static double uniform(uint64_t seed, uint64_t step)
 {
     return (double)(mix(mix(seed + 0x9E3779B97F4A7C15u) + step * 0x9E3779B97F4A7C15u) >> 11) * 0x1p-53;
+}
+
+/* --- The exponential function ------------------------------------------------------------------------- */
+
+/* Two at a time: SSE2 has registers for it, and every other processor gets the same bits. */
+typedef double pair __attribute__((vector_size(16)));
+typedef uint64_t pair_bits __attribute__((vector_size(16)));
+
+/* exp(x) for x <= 0, within 2 units in the last place; 0 below -708. With n = x / ln 2 rounded, x = n ln 2 + r and
+ * |r| <= 0.3466, so that r^14 / 14! is below 2^-57. */
+static inline pair exp_pair(pair x)
+{
+    /* 1.5 * 2^52: adding it rounds to an integer and leaves that integer in the low bits. */
+    const double magic = 0x1.8p52, log2e = 0x1.71547652b82fep0, ln2_high = 0x1.62e42fefa0000p-1,
+                 ln2_low = 0x1.cf79abc9e3b3ap-40;
+    pair_bits tiny = (pair_bits)(x < -708.0);
+    pair shifted = x * log2e + magic, n = shifted - magic, r = x - n * ln2_high - n * ln2_low, sum;
+    pair_bits bits;
+
+    sum = r * (1.0 / 6227020800.0) + 1.0 / 479001600.0;
+    sum = sum * r + 1.0 / 39916800.0;
+    sum = sum * r + 1.0 / 3628800.0;
+    sum = sum * r + 1.0 / 362880.0;
+    sum = sum * r + 1.0 / 40320.0;
+    sum = sum * r + 1.0 / 5040.0;
+    sum = sum * r + 1.0 / 720.0;
+    sum = sum * r + 1.0 / 120.0;
+    sum = sum * r + 1.0 / 24.0;
+    sum = sum * r + 1.0 / 6.0;
+    sum = sum * r + 0.5;
+    sum = sum * r + 1.0;
+    sum = sum * r + 1.0;
+    bits = ((pair_bits)sum + ((pair_bits)shifted << 52)) & ~tiny; /* times 2^n */
+    return (pair)bits;
 }
 
 /* --- Choosing ----------------------------------------------------------------------------------------- */
@@ -151,14 +187,14 @@ static bool next_greedy(const struct sampler *sampler, const float *logits, cons
 /* Tokens so improbable that all of them together could not change one bit of the 53 that are drawn. */
 static const double NEGLIGIBLE = 60;
 
-static bool next_random(struct sampler *sampler, const float *logits, const struct token_mask *mask, uint64_t step,
-                        int32_t *token)
+/* Collects what the mask and min-p leave, in the order of ids, with weights; false when that is nothing. */
+static bool collect(struct sampler *sampler, const float *logits, const struct token_mask *mask, int32_t *count,
+                    double *total)
 {
-    const struct sampler_params *params = &sampler->params;
     struct candidate *candidates = sampler->candidates;
-    double total = 0, keep = 0, drawn, sum = 0, temperature = (double)params->temperature;
-    float largest = -INFINITY, least;
-    int32_t count = 0, kept = 0;
+    double temperature = (double)sampler->params.temperature, least;
+    float largest = -INFINITY;
+    int32_t allowed_count = 0, kept = 0;
 
     for (int32_t id = 0; id < sampler->vocab; id++) {
         float logit;
@@ -166,48 +202,95 @@ static bool next_random(struct sampler *sampler, const float *logits, const stru
         if (!allowed(mask, id))
             continue;
         logit = penalised(sampler, logits, id);
-        candidates[count++] = (struct candidate){logit, id};
-        if (logit > largest)
-            largest = logit;
+        candidates[allowed_count++] = (struct candidate){logit, id};
+        largest = logit > largest ? logit : largest;
     }
     if (!(largest > -INFINITY))
         return false;
     if (largest == INFINITY) { /* the limit of the softmax: equal shares among the infinite ones */
-        for (int32_t i = 0; i < count; i++)
+        for (int32_t i = 0; i < allowed_count; i++)
             candidates[i].logit = candidates[i].logit == INFINITY ? 0 : -INFINITY;
         largest = 0;
     }
-    least = (float)((double)largest - NEGLIGIBLE * temperature);
-    for (int32_t i = 0; i < count; i++) {
-        if (candidates[i].logit >= least)
+    least = (double)largest - NEGLIGIBLE * temperature;
+    for (int32_t i = 0; i < allowed_count; i++) {
+        if ((double)candidates[i].logit >= least)
             candidates[kept++] = candidates[i];
     }
-    qsort(candidates, (size_t)kept, sizeof *candidates, compare_candidates);
-    for (int32_t i = 0; i < kept; i++) {
-        double weight = exp(((double)candidates[i].logit - (double)largest) / temperature);
+    for (int32_t i = 0; i < kept; i += 2) {
+        pair x = {((double)candidates[i].logit - (double)largest) / temperature, 0};
 
-        if (weight < (double)params->min_p) { /* the best one's weight is 1; the rest are no larger than this one */
-            kept = i;
-            break;
-        }
-        sampler->weight[i] = weight;
-        total += weight;
+        if (i + 1 < kept)
+            x[1] = ((double)candidates[i + 1].logit - (double)largest) / temperature;
+        x = exp_pair(x);
+        sampler->weight[i] = x[0];
+        if (i + 1 < kept)
+            sampler->weight[i + 1] = x[1];
     }
-    for (int32_t i = 0; i < kept; i++) { /* the smallest set whose share reaches top_p */
-        keep += sampler->weight[i];
-        if (params->top_p < 1 && keep >= (double)params->top_p * total) {
-            kept = i + 1;
-            break;
-        }
-    }
-    drawn = uniform(params->seed, step) * keep;
-    *token = candidates[kept - 1].id;
+    *count = 0;
+    *total = 0;
     for (int32_t i = 0; i < kept; i++) {
-        sum += sampler->weight[i];
-        if (drawn < sum) {
-            *token = candidates[i].id;
-            break;
+        if (sampler->weight[i] < (double)sampler->params.min_p) /* of the best one's weight, which is 1 */
+            continue;
+        candidates[*count] = candidates[i];
+        sampler->weight[*count] = sampler->weight[i];
+        *total += sampler->weight[i];
+        (*count)++;
+    }
+    return true;
+}
+
+/* Puts into `best` the places among the candidates of the smallest set whose share reaches top_p, the more probable
+ * first, ties by id. Sorts no more of them than it takes: those near the best one, and farther until it is enough. */
+static void keep_top_p(struct sampler *sampler, int32_t *count, double *total)
+{
+    double wanted = (double)sampler->params.top_p * *total, threshold = 0x1p-8, sum = 0;
+    struct candidate *best = sampler->best;
+    int32_t taken = 0, kept = 0;
+
+    for (;;) {
+        sum = 0;
+        taken = 0;
+        for (int32_t i = 0; i < *count; i++) {
+            if (sampler->weight[i] >= threshold) {
+                best[taken++] = (struct candidate){sampler->candidates[i].logit, i};
+                sum += sampler->weight[i];
+            }
         }
+        if (sum >= wanted || taken == *count)
+            break;
+        threshold *= threshold;
+    }
+    qsort(best, (size_t)taken, sizeof *best, compare_candidates);
+    sum = 0;
+    while (kept < taken) {
+        sum += sampler->weight[best[kept++].id];
+        if (sum >= wanted)
+            break;
+    }
+    *total = sum;
+    *count = kept;
+}
+
+static bool next_random(struct sampler *sampler, const float *logits, const struct token_mask *mask, uint64_t step,
+                        int32_t *token)
+{
+    double total, drawn, sum = 0;
+    bool by_rank = sampler->params.top_p < 1;
+    int32_t count;
+
+    if (!collect(sampler, logits, mask, &count, &total))
+        return false;
+    if (by_rank)
+        keep_top_p(sampler, &count, &total);
+    drawn = uniform(sampler->params.seed, step) * total;
+    for (int32_t i = 0; i < count; i++) {
+        int32_t at = by_rank ? sampler->best[i].id : i;
+
+        *token = sampler->candidates[at].id; /* the last one, should rounding leave a rest */
+        sum += sampler->weight[at];
+        if (drawn < sum)
+            break;
     }
     return true;
 }
@@ -215,21 +298,25 @@ static bool next_random(struct sampler *sampler, const float *logits, const stru
 /* log softmax of the raw logits. */
 static double log_probability(const float *logits, int32_t vocab, int32_t token)
 {
-    double largest = -INFINITY, sum = 0;
+    double largest = -INFINITY, rest = 0;
+    pair sum = {0, 0};
+    int32_t id = 0;
 
-    for (int32_t id = 0; id < vocab; id++)
-        largest = (double)logits[id] > largest ? (double)logits[id] : largest;
-    if (isinf(largest)) /* infinite logits share the probability equally; -inf everywhere was refused before */
+    for (int32_t i = 0; i < vocab; i++)
+        largest = (double)logits[i] > largest ? (double)logits[i] : largest;
+    if (isinf(largest)) /* infinite logits take all of the probability; -inf everywhere was refused before */
         return logits[token] < INFINITY ? -INFINITY : 0;
-    for (int32_t id = 0; id < vocab; id++)
-        sum += exp((double)logits[id] - largest);
-    return (double)logits[token] - largest - log(sum);
+    for (; id + 1 < vocab; id += 2)
+        sum += exp_pair((pair){(double)logits[id] - largest, (double)logits[id + 1] - largest});
+    if (id < vocab)
+        rest = exp_pair((pair){(double)logits[id] - largest, 0})[0];
+    return (double)logits[token] - largest - log(sum[0] + sum[1] + rest);
 }
 
 enum status sampler_next(struct sampler *sampler, const float *logits, const struct token_mask *mask, uint64_t step,
                          struct sampled *sampled)
 {
-    int32_t token;
+    int32_t token = 0;
 
     for (int32_t id = 0; id < sampler->vocab; id++) {
         if (isnan(logits[id]))

@@ -222,6 +222,56 @@ TEST(draws_follow_top_p_min_p_and_mask)
     check_distribution(&params, LOGITS, &mask, expected, 100000);
 }
 
+static int by_probability(const void *a, const void *b)
+{
+    const double *left = a, *right = b;
+
+    return left[0] != right[0] ? (left[0] > right[0] ? -1 : 1) : left[1] < right[1] ? -1 : left[1] > right[1];
+}
+
+/* Against a plain computation with the C library's exp: every draw is from the set, and its
+ * logprob is right. */
+TEST(random_rows_agree_with_a_plain_computation)
+{
+    enum { ROWS = 200, TOKENS = 1501, DRAWS = 30 };
+    static float logits[TOKENS];
+    static double ranked[TOKENS][2], share[TOKENS];
+
+    for (int row = 0; row < ROWS; row++) {
+        struct sampler_params params = {.temperature = 0.05f + 3 * (float)check_random_unit(),
+                                        .top_p = (float)(0.01 + 0.98 * check_random_unit()), .repetition_penalty = 1,
+                                        .seed = check_random()};
+        double largest = -INFINITY, sum = 0, all = 0, before = 0, spread = check_random_unit() * 30;
+        struct sampler *sampler = NULL;
+        struct error *none = NULL;
+
+        for (int i = 0; i < TOKENS; i++) {
+            logits[i] = (float)(spread * check_random_normal() - 100 * (double)(check_random() % 50 == 0));
+            largest = fmax(largest, (double)logits[i]);
+        }
+        for (int i = 0; i < TOKENS; i++) {
+            ranked[i][0] = exp(((double)logits[i] - largest) / (double)params.temperature);
+            ranked[i][1] = i;
+            sum += ranked[i][0];
+            all += exp((double)logits[i] - largest);
+        }
+        qsort(ranked, TOKENS, sizeof ranked[0], by_probability);
+        for (int i = 0; i < TOKENS; i++) {
+            share[(int)ranked[i][1]] = before / sum; /* of all that go before it */
+            before += ranked[i][0];
+        }
+        CHECK_OK(sampler_create(&params, TOKENS, &sampler), none);
+        for (uint64_t step = 0; step < DRAWS; step++) {
+            struct sampled sampled;
+
+            CHECK_OK(sampler_next(sampler, logits, NULL, step, &sampled), none);
+            CHECK(share[sampled.token] < (double)params.top_p + 1e-9);
+            CHECK_NEAR(sampled.logprob, (double)logits[sampled.token] - largest - log(all), 1e-4);
+        }
+        sampler_destroy(sampler);
+    }
+}
+
 TEST(top_p_cuts_a_tie_at_the_lower_id)
 {
     const float logits[VOCAB] = {0, 0, 0, 0, 0, 0, 0, 0};
