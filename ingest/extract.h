@@ -14,6 +14,7 @@ struct jail;
 struct extract_request {
     const char *name, *media_type, *password; /* media_type and password may be NULL */
     int archive_depth;
+    long long memory_bytes; /* of the child; 0: LIMIT_CHILD_MEMORY_BYTES */
     bool seekable;
     int document_fd, frames_fd;
 };

@@ -131,7 +131,7 @@ static bool arrange_descriptors(const struct extract_request *request)
 
 static int child_main(const struct extract_request *request, const struct jail *jail, bool allow_unsandboxed)
 {
-    struct jail_limits limits = {.first_closed_fd = FIRST_CLOSED_FD};
+    struct jail_limits limits = {.first_closed_fd = FIRST_CLOSED_FD, .memory_bytes = request->memory_bytes};
     struct stat info;
 
     if (!arrange_descriptors(request))

@@ -27,6 +27,7 @@ static const char usage[] =
     "  --type MEDIA-TYPE      the format, where several readers would take it\n"
     "  --password-file FILE   the password of an encrypted document (first line)\n"
     "  --depth N              archives around this document already\n"
+    "  --memory MIB           what the child may take (1024)\n"
     "  --doctor               say what this kernel offers to jail the child, and try it\n"
     "  --allow-unsandboxed    go on without Landlock and seccomp\n";
 
@@ -37,7 +38,8 @@ struct options {
     char password[1024];
 };
 
-enum { OPTION_SERVE = 256, OPTION_DOCTOR, OPTION_RAW, OPTION_NAME, OPTION_TYPE, OPTION_PASSWORD, OPTION_DEPTH, OPTION_ALLOW };
+enum { OPTION_SERVE = 256, OPTION_DOCTOR, OPTION_RAW, OPTION_NAME, OPTION_TYPE, OPTION_PASSWORD, OPTION_DEPTH,
+       OPTION_MEMORY, OPTION_ALLOW };
 
 static int read_password(struct options *options, const char *path)
 {
@@ -66,6 +68,7 @@ static int parse(int argc, char **argv, struct options *options)
         {"type", required_argument, NULL, OPTION_TYPE},
         {"password-file", required_argument, NULL, OPTION_PASSWORD},
         {"depth", required_argument, NULL, OPTION_DEPTH},
+        {"memory", required_argument, NULL, OPTION_MEMORY},
         {"allow-unsandboxed", no_argument, NULL, OPTION_ALLOW},
         {"help", no_argument, NULL, 'h'},
         {"version", no_argument, NULL, 'V'},
@@ -82,6 +85,7 @@ static int parse(int argc, char **argv, struct options *options)
         case OPTION_TYPE: options->wishes.media_type = optarg; break;
         case OPTION_PASSWORD: code = read_password(options, optarg); break;
         case OPTION_DEPTH: options->wishes.archive_depth = atoi(optarg); break;
+        case OPTION_MEMORY: options->wishes.memory_bytes = atoll(optarg) << 20; break;
         case OPTION_ALLOW: options->allow_unsandboxed = true; break;
         case 'h': (void)fputs(usage, stdout); return 1;
         case 'V': (void)puts("dsa-extract " DSA_VERSION); return 1;

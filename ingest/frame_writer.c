@@ -428,9 +428,8 @@ enum status frame_writer_page_end(struct frame_writer *writer)
         status = frame_writer_problem(writer, "limit-page-text", (int)writer->page,
                                       "%zu lines beyond %lld bytes were left out", writer->cut_lines,
                                       LIMIT_PAGE_TEXT_BYTES);
-    if (!status)
-        status = flush_if_full(writer);
-    return status ? status : frame_writer_alive(writer);
+    /* The next page may be the one that ends this process: what is read is handed over first. */
+    return status ? status : flush(writer);
 }
 
 /* --- Members ------------------------------------------------------------------------------------------------ */

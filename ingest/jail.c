@@ -272,7 +272,8 @@ static bool limit(int resource, long long soft, long long hard)
 
 static bool set_limits(const struct jail *jail, const struct jail_limits *limits)
 {
-    long long memory = jail->base_bytes + LIMIT_CHILD_MEMORY_BYTES + limits->mapped_bytes;
+    long long own = limits->memory_bytes ? limits->memory_bytes : LIMIT_CHILD_MEMORY_BYTES;
+    long long memory = jail->base_bytes + own + limits->mapped_bytes;
 
     /* A sanitizer reserves terabytes of shadow. */
     return (JAIL_SANITIZED || limit(RLIMIT_AS, memory, memory)) && limit(RLIMIT_CORE, 0, 0) &&

@@ -24,7 +24,8 @@ bool jail_has_seccomp(const struct jail *jail);
 
 struct jail_limits {
     long long file_bytes;   /* what it may write to memory files that it holds */
-    long long mapped_bytes; /* what it will map of its document, beyond LIMIT_CHILD_MEMORY_BYTES */
+    long long memory_bytes; /* 0: LIMIT_CHILD_MEMORY_BYTES */
+    long long mapped_bytes; /* what it will map of its document, beyond that */
     int first_closed_fd;    /* descriptors from here up are closed */
 };
 

@@ -31,10 +31,12 @@ static void put_pages(const struct fixture_pdf *pdf, struct buf *out, size_t *of
         if (!pdf->pages[i].content)
             continue;
         offsets[number] = out->len - start;
-        PUT("%d 0 obj\n<</Type/Page/Parent 2 0 R/MediaBox[0 0 %d %d]/Contents %d 0 R"
-            "/Resources<</Font<</F 3 0 R/B 4 0 R>>>>%s>>\nendobj\n",
-            number, pdf->pages[i].width, pdf->pages[i].height, number + 1,
-            pdf->pages[i].entries ? pdf->pages[i].entries : "");
+        PUT("%d 0 obj\n<</Type/Page/Parent 2 0 R/MediaBox[0 0 %d %d]%s"
+            "/Resources<</Font<</F 3 0 R/B 4 0 R>>>>",
+            number, pdf->pages[i].width, pdf->pages[i].height, pdf->pages[i].entries ? pdf->pages[i].entries : "");
+        if (!pdf->pages[i].entries || !strstr(pdf->pages[i].entries, "/Contents"))
+            PUT("/Contents %d 0 R", number + 1);
+        PUT(">>\nendobj\n");
         offsets[number + 1] = out->len - start;
         PUT("%d 0 obj\n<</Length %zu>>\nstream\n%s\nendstream\nendobj\n", number + 1, strlen(pdf->pages[i].content) + 1,
             pdf->pages[i].content);

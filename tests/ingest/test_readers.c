@@ -141,6 +141,49 @@ TEST(pdf_without_pages_or_damaged_or_not_a_pdf)
     buf_finish(&bytes);
 }
 
+/* A page of 60 KB whose content stream is named 6,000 times: 100 million characters. */
+static void make_bomb(struct buf *out)
+{
+    struct buf stream;
+    struct fixture_pdf pdf;
+    char *contents, *at;
+
+    buf_init(&stream, 1 << 20);
+    CHECK(buf_printf(&stream, "BT /F 10 Tf 72 700 Td ") == STATUS_OK);
+    for (int i = 0; i < 800; i++)
+        CHECK(buf_printf(&stream, "(abcdefghij klmnopqrst) Tj 0 -1 Td ") == STATUS_OK);
+    CHECK(buf_printf(&stream, "ET") == STATUS_OK);
+    contents = malloc(6000 * 8 + 64);
+    at = contents + sprintf(contents, "/Contents[");
+    for (int i = 0; i < 6000; i++)
+        at += sprintf(at, "13 0 R ");
+    (void)sprintf(at, "]");
+    fixture_pdf_init(&pdf);
+    fixture_pdf_page(&pdf, 612, 792, "BT /F 10 Tf 72 700 Td (the first page) Tj ET");
+    fixture_pdf_page(&pdf, 612, 792, stream.ptr);
+    pdf.pages[1].entries = contents;
+    fixture_pdf_write(&pdf, out);
+    free(contents);
+    buf_finish(&stream);
+}
+
+TEST(pdf_that_expands_without_end_costs_itself_alone)
+{
+    struct fixture_result got;
+    struct buf bytes;
+
+#ifdef __SANITIZE_ADDRESS__
+    SKIP("no address-space limit in sanitizer builds");
+#endif
+    buf_init(&bytes, 8 << 20);
+    make_bomb(&bytes);
+    fixture_extract(buf_span(&bytes), "bomb.pdf", false, "--memory", "48", &got);
+    CHECK_EQ_INT(got.code, 65); /* the stream has no END: the child died */
+    CHECK(strstr(got.text.ptr, "] the first page\n"));
+    fixture_result_finish(&got);
+    buf_finish(&bytes);
+}
+
 TEST(pdf_from_a_pipe_is_the_same)
 {
     struct fixture_pdf pdf;

@@ -271,7 +271,7 @@ TEST(a_flat_bomb_is_stopped_by_its_ratio)
     free(same);
 }
 
-static void put_le(struct buf *out, unsigned value, int bytes)
+static void put_le(struct buf *out, unsigned long long value, int bytes)
 {
     for (int i = 0; i < bytes; i++)
         CHECK(buf_append_byte(out, (char)(value >> (8 * i))) == STATUS_OK);
