@@ -46,9 +46,7 @@ static __global__ void latent_write_kernel(const float *c, int64_t c_stride, con
             memcpy(record + Dv + 4 * g, &s, 4);
     }
     for (int d = threadIdx.x; d < Dr; d += blockDim.x) {
-        __nv_bfloat16 value = __float2bfloat16_rn(rotary[d]);
-
-        memcpy(record + Dv + 4 * groups + 2 * d, &value, 2);
+        ((__nv_bfloat16 *)(record + Dv + 4 * groups))[d] = __float2bfloat16_rn(rotary[d]);
     }
 }
 
