@@ -202,7 +202,7 @@ static void walk_reader(struct rig *rig, unsigned close_odds)
             CHECK(where == ID);
             for (size_t i = 0; i < bytes.len; i++) {
                 CHECK(bytes.ptr[i] >= '0' && bytes.ptr[i] <= '9');
-                heard.id[heard.count - 1] = heard.id[heard.count - 1] * 10 + bytes.ptr[i] - '0';
+                heard.id[heard.count - 1] = heard.id[heard.count - 1] * 10 + (bytes.ptr[i] - '0');
             }
         }
     }
