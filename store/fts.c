@@ -236,16 +236,3 @@ enum status store_term_rows(struct store *store, struct span term, int64_t *rows
     }
     return status;
 }
-
-enum status store_optimize(struct store *store, struct error *err)
-{
-    enum status status = store_check_writable(store, err);
-
-    if (!status)
-        status = store_flush(store, err);
-    if (!status)
-        status = db_exec(&store->db, "INSERT INTO chunks_fts(chunks_fts) VALUES('optimize')", err);
-    if (!status)
-        status = db_exec(&store->db, "PRAGMA incremental_vacuum; PRAGMA optimize; PRAGMA wal_checkpoint(TRUNCATE)", err);
-    return status;
-}

@@ -176,6 +176,42 @@ struct store_totals {
 enum status store_get_totals(struct store *store, const char *collection, struct store_totals *totals,
                              struct error *err) MUST_CHECK;
 
+/* --- Summaries (STORE_INGEST or STORE_ADMIN to write) ----------------------------------------------------- */
+
+struct store_summary {
+    int64_t id;             /* out only */
+    const char *key;        /* of content, prompt version, model and parameters: a second one replaces the first */
+    int64_t document_id;    /* 0: of a collection or the store */
+    const char *collection, *title;
+    struct span body;       /* text */
+    const char *details;    /* JSON: citations and the like */
+    const char *model;
+    int64_t created_ms;     /* out only */
+};
+enum status store_summary_put(struct store *store, const struct store_summary *summary, int64_t *id, struct error *err)
+    MUST_CHECK;
+/* By key: STATUS_NOT_FOUND. Borrowed until the next call. */
+enum status store_summary_find(struct store *store, const char *key, struct store_summary *summary, struct error *err)
+    MUST_CHECK;
+/* All of a document (0: any), a collection (NULL: any), and an FTS5 expression over title and body (NULL: all), best
+ * or oldest first; borrowed during the call. */
+enum status store_summaries(struct store *store, int64_t document_id, const char *collection, const char *match, int limit,
+                            bool (*visit)(void *context, const struct store_summary *summary), void *context,
+                            struct error *err) MUST_CHECK;
+
+/* --- Upkeep -------------------------------------------------------------------------------------------------- */
+
+/* Deletes a document so that none of its words is left in the files: index folded together, freed pages overwritten,
+ * WAL emptied. Takes as long as store_optimize(); STATUS_BUSY if a reader keeps the WAL. Only what the store holds:
+ * jobs, streams and saved caches are the daemon's to clear. */
+enum status store_forget(struct store *store, int64_t id, struct error *err) MUST_CHECK;
+/* Does the store agree with itself: tables, index against text? Calls `complain` for each fault found. */
+enum status store_check(struct store *store, void (*complain)(void *context, const char *fault), void *context,
+                        struct error *err) MUST_CHECK;
+/* Copies corpus.db, jobs.db and streams.db of a live store, each as of one moment, into `to`, a directory that must
+ * not be there or be empty. */
+enum status store_backup(const char *dir, const char *to, struct error *err) MUST_CHECK;
+
 /* --- Full-text search ------------------------------------------------------------------------------------ */
 
 /* `match` is a finished FTS5 expression: built by retrieval/query.c, which quotes every term. Score is BM25 by
