@@ -149,22 +149,43 @@ static bool in_state(const struct sequence *sequence, enum sequence_state state)
     return status.state == state;
 }
 
+/* Wall and processor seconds since a moment. */
+struct lap {
+    double wall, cpu;
+};
+
+static struct lap now(void)
+{
+    struct timespec cpu;
+
+    (void)clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &cpu);
+    return (struct lap){(double)clock_monotonic_ns() * 1e-9, (double)cpu.tv_sec + (double)cpu.tv_nsec * 1e-9};
+}
+
+static struct lap since(struct lap begin)
+{
+    struct lap end = now();
+
+    return (struct lap){end.wall - begin.wall, end.cpu - begin.cpu};
+}
+
 static double share(double part, double whole)
 {
     return whole > 0 ? 100 * part / whole : 0;
 }
 
 static void report(const struct setup *setup, const struct engine *engine, const char *what, size_t context,
-                   int sequences, double tokens, double seconds, double flops)
+                   int sequences, double tokens, struct lap spent, double flops)
 {
-    double gflops = flops / seconds * 1e-9;
+    double seconds = spent.wall, gflops = flops / seconds * 1e-9;
+    double busy = flops / (spent.cpu / ops_thread_count(engine->ops)) * 1e-9; /* as if no one else were here */
     double peak = setup->ceilings.bf16_gflops > 0 ? setup->ceilings.bf16_gflops : setup->ceilings.fma_gflops;
     bool single = !strcmp(what, "decode") && sequences == 1; /* of several, the union of their experts is not known */
     double read = single ? weight_bytes_per_token(&engine->config) * tokens / seconds : 0;
 
-    printf("%s,%s,%zu,%d,%.0f,%.4f,%.1f,%.1f,%.1f,%.2f,%.0f,%.0f\n", what, setup->dense ? "dense" : "sparse", context,
-           sequences, tokens, seconds, tokens / seconds, gflops, share(gflops, peak), read * 1e-9,
-           memory_mib("VmRSS:"), memory_mib("VmHWM:"));
+    printf("%s,%s,%zu,%d,%.0f,%.4f,%.4f,%.1f,%.1f,%.1f,%.1f,%.2f,%.0f,%.0f\n", what,
+           setup->dense ? "dense" : "sparse", context, sequences, tokens, seconds, spent.cpu, tokens / seconds, gflops,
+           share(gflops, peak), share(busy, peak), read * 1e-9, memory_mib("VmRSS:"), memory_mib("VmHWM:"));
     fflush(stdout);
 }
 
@@ -175,7 +196,7 @@ static enum status measure(const struct setup *setup, size_t context, int sequen
     const struct model_config *c;
     struct engine *engine = NULL;
     double flops = 0, tokens = 0;
-    int64_t begin, between, end;
+    struct lap begin, spent;
     bool worked, all = false;
     enum status s;
 
@@ -185,18 +206,18 @@ static enum status measure(const struct setup *setup, size_t context, int sequen
     c = &engine->config;
     for (int i = 0; i < sequences && !s; i++)
         s = start(engine, context, (size_t)setup->decode + 1, i, &sequence[i], err);
-    begin = clock_monotonic_ns();
+    begin = now();
     while (!s && !all) {
         s = engine_step(engine, &worked, err);
         all = true;
         for (int i = 0; i < sequences; i++)
             all = all && (in_state(sequence[i], SEQUENCE_DECODE) || in_state(sequence[i], SEQUENCE_DONE));
     }
-    between = clock_monotonic_ns();
+    spent = since(begin);
     if (s)
         goto out;
     if (sequences == 1) /* with more, decode of the first runs beside prefill of the last */
-        report(setup, engine, "prefill", context, 1, (double)context, (double)(between - begin) * 1e-9,
+        report(setup, engine, "prefill", context, 1, (double)context, spent,
                operations(c, 0, (double)context) + 2.0 * c->hidden * c->vocab);
     for (int i = 0; i < sequences; i++) {
         struct sequence_status status;
@@ -204,11 +225,11 @@ static enum status measure(const struct setup *setup, size_t context, int sequen
         sequence_get_status(sequence[i], &status);
         tokens -= (double)status.output_tokens;
     }
-    begin = clock_monotonic_ns();
+    begin = now();
     do
         s = engine_step(engine, &worked, err);
     while (!s && worked);
-    end = clock_monotonic_ns();
+    spent = since(begin);
     for (int i = 0; i < sequences; i++) {
         struct sequence_status status;
 
@@ -217,7 +238,7 @@ static enum status measure(const struct setup *setup, size_t context, int sequen
     }
     flops = tokens * (operations(c, (double)context, (double)context + 1) + 2.0 * c->hidden * c->vocab);
     if (!s && tokens > 0)
-        report(setup, engine, "decode", context, sequences, tokens, (double)(end - begin) * 1e-9, flops);
+        report(setup, engine, "decode", context, sequences, tokens, spent, flops);
 out:
     engine_close(engine);
     return s;
@@ -231,13 +252,13 @@ static enum status measure_cached(const struct setup *setup, size_t context, str
     for (int again = 0; again < 2 && !s; again++) {
         struct sequence *sequence;
         struct engine *engine;
-        int64_t begin;
+        struct lap begin;
         bool worked;
 
         s = open_model(setup, context, 1, setup->cache_dir, &engine, err);
         if (s)
             return s;
-        begin = clock_monotonic_ns();
+        begin = now();
         s = start(engine, context, 1, 1000, &sequence, err);
         while (!s && !in_state(sequence, SEQUENCE_DONE)) {
             s = engine_step(engine, &worked, err);
@@ -245,7 +266,7 @@ static enum status measure_cached(const struct setup *setup, size_t context, str
         }
         if (!s)
             report(setup, engine, again ? "first token, from disk" : "first token, saving", context, 1,
-                   (double)context, (double)(clock_monotonic_ns() - begin) * 1e-9, 0);
+                   (double)context, since(begin), 0);
         engine_close(engine);
     }
     return s;
@@ -334,8 +355,8 @@ static enum status run(struct setup *setup, struct error *err)
            (double)engine_info(engine)->weight_bytes * 1e-6, engine->prefill_chunk);
     printf("# ceilings: %.0f GFLOP/s F32 multiply-add, %.0f GFLOP/s BF16 pairs, %.1f GB/s read\n",
            setup->ceilings.fma_gflops, setup->ceilings.bf16_gflops, setup->ceilings.read_gb_s);
-    printf("what,attention,context,sequences,tokens,seconds,tokens_per_s,gflop_per_s,percent_of_peak,"
-           "weights_read_gb_per_s,rss_mib,rss_most_mib\n");
+    printf("what,attention,context,sequences,tokens,seconds,cpu_seconds,tokens_per_s,gflop_per_s,percent_of_peak,"
+           "percent_of_peak_by_cpu_time,weights_read_gb_per_s,rss_mib,rss_most_mib\n");
     engine_close(engine);
     for (int i = 0; i < setup->contexts && !s; i++)
         s = measure(setup, setup->context[i], 1, err);

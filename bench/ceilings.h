@@ -1,4 +1,7 @@
-/* bench/ceilings.h: what this machine can do at most, measured in the same run as what it does. */
+/* bench/ceilings.h: what this machine can do at most, measured in the same run as what it does.
+ *
+ * Rates are work by the processor time of the threads that did it, times the number of threads: what the processors
+ * give when nobody else uses them, also when somebody does. */
 #ifndef BENCH_CEILINGS_H
 #define BENCH_CEILINGS_H
 
