@@ -9,6 +9,7 @@
 #include "engine/engine.h"
 #include "engine/model.h"
 #include "engine/prefix_cache.h"
+#include "engine/render.h"
 
 enum {
     MAX_LIVE_SEQUENCES = 4096,
@@ -80,7 +81,7 @@ struct sequence {
     bool logprobs;
 
     VEC(struct sequence_token) output;
-    struct decoder decoder;
+    struct render render;
     struct buf text;
     size_t text_shown; /* what sequence_text() may show: nothing that could still become a stop string */
 };

@@ -48,7 +48,7 @@ static bool find_stop_string(const struct sequence *q, size_t from, size_t *at)
     return found;
 }
 
-/* Adds a token's text, or at the end what the decoder holds. True when a stop string was met. Ids beyond the
+/* Adds a token's text, or at the end what is still held back. True when a stop string was met. Ids beyond the
  * tokenizer's (published vocabularies are padded) have no text. */
 static enum status grow_text(struct sequence *q, const int32_t *token, bool *stopped)
 {
@@ -57,9 +57,9 @@ static enum status grow_text(struct sequence *q, const int32_t *token, bool *sto
 
     *stopped = false;
     if (!token)
-        s = decoder_flush(&q->decoder, &q->text);
+        s = render_flush(&q->render, &q->text);
     else if (*token < tokenizer_vocab_size(q->engine->tokenizer))
-        s = decoder_put(&q->decoder, *token, &q->text);
+        s = render_put(&q->render, *token, &q->text);
     if (s)
         return s;
     if (find_stop_string(q, from, &at)) {
@@ -242,7 +242,7 @@ static enum status copy_options(struct sequence *q, const struct sequence_option
     memcpy(q->timeline.items, o->tokens, o->token_count * sizeof *o->tokens);
     q->timeline.count = o->token_count;
     buf_init(&q->text, MAX_TEXT_BYTES);
-    decoder_init(&q->decoder, q->engine->tokenizer);
+    render_init(&q->render, q->engine->tokenizer, q->engine->info.prompt_style);
     return STATUS_OK;
 }
 

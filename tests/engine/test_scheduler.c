@@ -491,6 +491,7 @@ TEST(scheduler_quotes_only_what_stands_in_a_block)
     struct prompt prompt = {0};
     struct error err = {0};
     struct engine *engine;
+    struct buf shown;
     int32_t stop[8];
 
     m.reader = true;
@@ -517,12 +518,16 @@ TEST(scheduler_quotes_only_what_stands_in_a_block)
         CHECK_EQ_INT(reason(q), REASON_STOP);
         count = sequence_quotes(q, &spans);
         CHECK(count >= 1 && count <= 2);
+        buf_init(&shown, 4096);
         for (size_t i = 0; i < count; i++) {
             struct span quoted = span_slice(blocks[spans[i].block_id - 1].text, spans[i].start, spans[i].end);
 
             CHECK(spans[i].block_id == 1 || spans[i].block_id == 2);
-            CHECK(memmem(sequence_text(q).ptr, sequence_text(q).len, quoted.ptr, quoted.len) != NULL);
+            CHECK_STATUS(buf_printf(&shown, "%s\u201c%.*s\u201d [%d]", i ? " " : "", (int)quoted.len, quoted.ptr,
+                                    spans[i].block_id), STATUS_OK);
         }
+        CHECK_EQ_SPAN(sequence_text(q), buf_span(&shown)); /* what a person reads: no special token shows */
+        buf_finish(&shown);
         sequence_destroy(q);
     }
     quote_index_destroy(index);
