@@ -80,7 +80,7 @@ static enum status read_document(const struct extract_request *request, struct s
     if (!job.head.len)
         return frame_writer_fail(out, err, "empty", "an empty file");
     if (!reader)
-        return frame_writer_fail(out, err, "unknown-type", "no reader for this kind of file");
+        return frame_writer_fail(out, err, "unknown-type", "%s that no reader here takes", detect_kind(job.head));
     return reader->read(&job, err);
 }
 

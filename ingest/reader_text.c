@@ -145,33 +145,45 @@ static enum status add_verbatim(struct paragraph *p, struct span line)
     return status ? status : buf_append_span(&p->text, line);
 }
 
-static enum status text_read(const struct reader_job *job, struct error *err)
+static enum status send_lines(struct source *source, const char *charset, bool verbatim, struct frame_writer *out,
+                              struct error *err)
 {
-    struct frame_page page = {.number = 1};
-    struct paragraph paragraph = {.out = job->out};
+    struct paragraph paragraph = {.out = out};
     struct text_lines *lines = NULL;
     struct span line;
-    bool verbatim = is_verbatim(job->name);
-    enum status status = text_lines_open(job->source, job->out, &lines);
+    enum status status = text_lines_open(source, out, &lines);
 
     buf_init(&paragraph.text, 3 * (size_t)LIMIT_LINE_BYTES);
     if (!status)
-        status = frame_writer_page_begin(job->out, &page);
+        text_lines_expect(lines, charset);
     while (!status) {
         status = text_lines_next(lines, &line, err);
         if (status)
             break;
         status = verbatim ? add_verbatim(&paragraph, line) : add_prose(&paragraph, line);
         if (!status)
-            status = frame_writer_alive(job->out);
+            status = frame_writer_alive(out);
     }
     if (status == STATUS_NOT_FOUND)
         status = flush(&paragraph);
-    if (!status)
-        status = frame_writer_page_end(job->out);
     text_lines_close(lines);
     buf_finish(&paragraph.text);
     return status;
+}
+
+enum status text_send_prose(struct source *source, const char *charset, struct frame_writer *out, struct error *err)
+{
+    return send_lines(source, charset, false, out, err);
+}
+
+static enum status text_read(const struct reader_job *job, struct error *err)
+{
+    struct frame_page page = {.number = 1};
+    enum status status = frame_writer_page_begin(job->out, &page);
+
+    if (!status)
+        status = send_lines(job->source, "", is_verbatim(job->name), job->out, err);
+    return status ? status : frame_writer_page_end(job->out);
 }
 
 const struct reader reader_text = {"text", "text/plain", text_bid, text_read};

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "ingest/limits.h"
+#include "ingest/mail_decode.h"
 #include "ingest/markdown_inline.h"
 #include "tests/harness/check.h"
 #include "tests/ingest/fixture_extract.h"
@@ -322,7 +323,7 @@ TEST(empty_and_unknown_files)
     check_has_line(&got, "problem {\"code\":\"empty\"…");
     fixture_result_finish(&got);
     fixture_extract(span_of(noise, sizeof noise), "program", false, NULL, NULL, &got);
-    check_has_line(&got, "problem {\"code\":\"unknown-type\"…");
+    check_has_line(&got, "problem {\"code\":\"unknown-type\",\"message\":\"a program that no reader here takes\"…");
     check_has_line(&got, "end …");
     fixture_result_finish(&got);
 }
@@ -517,4 +518,70 @@ TEST(csv_and_tsv)
     read_text("a\tb, c\n", "x.tsv", &got);
     check_has_line(&got, "row a\tb, c");
     fixture_result_finish(&got);
+}
+
+/* --- Mail ---------------------------------------------------------------------------------------------------- */
+
+TEST(mail_with_alternatives_and_attachments)
+{
+    struct fixture_result got;
+
+    read_text("Received: from x\r\nFrom: =?utf-8?Q?J=C3=BCrgen_M?= <j@x.y>\r\nTo: a@b.c,\r\n d@e.f\r\n"
+              "Subject: =?iso-8859-1?B?R3L832U=?= =?utf-8?B?w7xi?=er\r\nDate: Wed, 21 Mar 2018 14:14:32 -0800\r\n"
+              "MIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=\"out\"\r\n\r\nignored\r\n"
+              "--out\r\nContent-Type: multipart/alternative; boundary=in\r\n\r\n"
+              "--in\r\nContent-Type: text/html\r\n\r\n<p>as html</p>\r\n"
+              "--in\r\nContent-Type: text/plain; charset=iso-8859-1\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n"
+              "caf=E9 is a soft=\r\n line\r\n--in--\r\n"
+              "--out\r\nContent-Type: text/html\r\nContent-Transfer-Encoding: base64\r\n\r\nPHA+c2Vjb25kPC9wPg==\r\n"
+              "--out\r\nContent-Type: application/pdf; name=a.pdf\r\nContent-Disposition: attachment; filename=\"a b.pdf\"\r\n\r\nx\r\n"
+              "--out--\r\n",
+              "mail", &got);
+    check_has_line(&got, "start {\"media_type\":\"message/rfc822\"…");
+    check_has_line(&got, "heading1 Gr\xC3\xBC\xC3\x9F"
+                         "e\xC3\xBC" "ber");
+    check_has_line(&got, "text From: J\xC3\xBCrgen M <j@x.y>");
+    check_has_line(&got, "text To: a@b.c, d@e.f");
+    check_has_line(&got, "text caf\xC3\xA9 is a soft line");
+    check_has_line(&got, "text second");
+    check_has_line(&got, "problem {\"code\":\"attachment-skipped\",\"message\":\"'a b.pdf' (application/pdf) was not read\",\"page\":1}");
+    CHECK(strstr(got.text.ptr, "\"created\":\"2018-03-21T22:14:32Z\""));
+    check_has_no(&got, "as html");
+    check_has_no(&got, "ignored");
+    fixture_result_finish(&got);
+}
+
+TEST(mailbox_is_one_page_a_message)
+{
+    struct fixture_result got;
+
+    read_text("From a Mon Jun 1\nFrom: a@b\nDate: x\nMessage-ID: 1\nSubject: One\n\nfirst\n\nFrom here on it is text\nmore\n"
+              "\nFrom b Mon Jun 1\nFrom: b@b\nSubject: Two\n\nsecond\n",
+              "box.mbox", &got);
+    check_has_line(&got, "heading1 One");
+    check_has_line(&got, "text first");
+    check_has_line(&got, "heading1 Two");
+    check_has_line(&got, "text second");
+    CHECK(count_lines(&got, "page ") >= 2);
+    fixture_result_finish(&got);
+}
+
+TEST(mail_decoders_survive_anything)
+{
+    static const char alphabet[] = "=?QqBb_utf-8ABab01+/ \r\n\t\"; x";
+    char text[300], parameter[32];
+
+    for (int round = 0; round < 20000; round++) {
+        size_t len = check_random() % sizeof text;
+        struct buf out;
+
+        for (size_t i = 0; i < len; i++)
+            text[i] = alphabet[check_random() % (sizeof alphabet - 1)];
+        buf_init(&out, 1 << 16);
+        CHECK_OK(mail_decode_header(span_of(text, len), &out), (struct error *)NULL);
+        CHECK_OK(mail_decode_quoted(span_of(text, len), false, &out), (struct error *)NULL);
+        CHECK_OK(mail_decode_base64(span_of(text, len), &out), (struct error *)NULL);
+        (void)mail_parameter(span_of(text, len), "x", parameter, sizeof parameter);
+        buf_finish(&out);
+    }
 }
