@@ -75,7 +75,7 @@ static const struct option options[] = {
 enum { OPTION_COUNT = sizeof options / sizeof *options, LINE_BYTES = 8192, FILE_BYTES = 1 << 20 };
 _Static_assert((int)OPTION_COUNT <= (int)CONFIG_OPTIONS_MAX, "origin[] has a byte for every option");
 
-/* --- Values ------------------------------------------------------------------------------------------------- */
+/* --- Values ------------------------------------------------------------------------------------------------------ */
 
 struct unit {
     const char *name;
@@ -110,7 +110,8 @@ static bool parse_with_units(const char *text, const struct unit *units, bool un
 
 bool config_parse_duration(const char *text, int64_t *ms)
 {
-    static const struct unit units[] = {{"ms", 1}, {"s", 1000}, {"min", 60000}, {"h", 3600000}, {"d", DAY_MS}, {NULL, 0}};
+    static const struct unit units[] = {{"ms", 1},      {"s", 1000},   {"min", 60000},
+                                        {"h", 3600000}, {"d", DAY_MS}, {NULL, 0}};
 
     return parse_with_units(text, units, true, ms);
 }
@@ -191,7 +192,7 @@ void config_finish(struct config *config)
     *config = (struct config){0};
 }
 
-/* --- The file ----------------------------------------------------------------------------------------------- */
+/* --- The file ---------------------------------------------------------------------------------------------------- */
 
 static char *trim(char *text)
 {
@@ -377,7 +378,8 @@ enum status config_check(const struct config *config, struct error *err)
     for (size_t i = 0; i < sizeof levels / sizeof *levels; i++)
         known |= strcmp(config->log_level, levels[i]) == 0;
     if (!known)
-        return error_set(err, STATUS_BAD_INPUT, "log level '%s' is not error, warning, info or debug", config->log_level);
+        return error_set(err, STATUS_BAD_INPUT, "log level '%s' is not error, warning, info or debug",
+                         config->log_level);
     if (config->default_max_tokens > config->most_max_tokens)
         return error_set(err, STATUS_BAD_INPUT, "default-max-tokens is above max-tokens");
     if (*config->listen && strncmp(config->listen, "ipc://", 6) != 0 && strncmp(config->listen, "tcp://", 6) != 0)
@@ -388,7 +390,7 @@ enum status config_check(const struct config *config, struct error *err)
     return STATUS_OK;
 }
 
-/* --- Printing -------------------------------------------------------------------------------------------------- */
+/* --- Printing ---------------------------------------------------------------------------------------------------- */
 
 void config_help(FILE *out)
 {

@@ -22,7 +22,7 @@ static char *format_text(const char *format, const char *a, const char *b)
     return asprintf(&text, format, a, b) < 0 ? NULL : text;
 }
 
-/* --- ipc -------------------------------------------------------------------------------------------------------- */
+/* --- ipc --------------------------------------------------------------------------------------------------------- */
 
 static enum status make_directory(const char *socket_path, struct error *err)
 {
@@ -80,7 +80,7 @@ static enum status open_ipc(struct endpoint *endpoint, struct error *err)
     return s;
 }
 
-/* --- CURVE ------------------------------------------------------------------------------------------------------ */
+/* --- CURVE ------------------------------------------------------------------------------------------------------- */
 
 static enum status read_secret(const char *path, struct endpoint *endpoint, struct error *err)
 {
@@ -144,7 +144,7 @@ static enum status read_keys(const char *path, struct endpoint *endpoint, struct
     return s;
 }
 
-/* --- Opening -------------------------------------------------------------------------------------------------------- */
+/* --- Opening ----------------------------------------------------------------------------------------------------- */
 
 enum status endpoint_open(const struct config *config, struct endpoint *endpoint, struct error *err)
 {

@@ -151,7 +151,7 @@ static void stop_run(struct generate *generate, struct runs *runs, const struct 
         }
 }
 
-/* --- What a step brought ------------------------------------------------------------------------------------------ */
+/* --- What a step brought ----------------------------------------------------------------------------------------- */
 
 /* A second attempt must say again what the first one said. */
 static bool says_the_same(struct run *run, struct span text)
@@ -249,7 +249,7 @@ static bool look_after(struct generate *generate, struct runs *runs, size_t inde
     return true;
 }
 
-/* --- The loop -------------------------------------------------------------------------------------------------------- */
+/* --- The loop ---------------------------------------------------------------------------------------------------- */
 
 static void handle(struct generate *generate, struct runs *runs, struct message *list)
 {

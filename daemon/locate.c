@@ -53,9 +53,9 @@ static struct span cut_body(struct span text, json_t *header)
 enum status locate_evidence(struct store *store, const struct retrieval_passage *passage, size_t count,
                             struct arena *arena, struct packed_evidence *evidence, struct error *err)
 {
-    json_t *header = json_pack("{s:i, s:I, s:f, s:I, s:i, s:i}", "rank", passage->rank, "count", (json_int_t)count, "score",
-                               passage->score, "document", (json_int_t)passage->document_id, "page", passage->page,
-                               "also_in", passage->also_in);
+    json_t *header = json_pack("{s:i, s:I, s:f, s:I, s:i, s:i}", "rank", passage->rank, "count", (json_int_t)count,
+                               "score", passage->score, "document", (json_int_t)passage->document_id, "page",
+                               passage->page, "also_in", passage->also_in);
     json_t *rects = json_array();
     enum status s = STATUS_OK;
     struct span body;
@@ -131,8 +131,8 @@ void locate_quote(struct store *store, struct message *message)
     const struct pack_block *block = &message->packed->pack.blocks[message->block];
     struct span quoted = span_slice(block->text, message->start, message->end);
     int page = first_page(block, message->start);
-    json_t *header = json_pack("{s:i, s:I, s:i}", "block", block->id, "document", (json_int_t)block->document_id, "page",
-                               page);
+    json_t *header =
+        json_pack("{s:i, s:I, s:i}", "block", block->id, "document", (json_int_t)block->document_id, "page", page);
     json_t *rects = json_array(), *places_json = json_array();
     struct pack_place *places = NULL;
     size_t place_count = 0;

@@ -43,7 +43,7 @@ void packed_unref(struct packed *packed)
     free(packed);
 }
 
-/* --- Writing -------------------------------------------------------------------------------------------------- */
+/* --- Writing ----------------------------------------------------------------------------------------------------- */
 
 static enum status put_u64(struct buf *out, uint64_t value)
 {
@@ -110,7 +110,7 @@ enum status packed_encode(const struct packed *packed, struct buf *out)
     return s;
 }
 
-/* --- Reading -------------------------------------------------------------------------------------------------- */
+/* --- Reading ----------------------------------------------------------------------------------------------------- */
 
 struct reading {
     struct span rest;
@@ -184,7 +184,8 @@ static void get_block(struct reading *r, struct pack_block *block)
         block->segments[i].page_start = (uint32_t)get_u64(r);
         block->segments[i].block_start = (size_t)get_u64(r);
         block->segments[i].block_end = (size_t)get_u64(r);
-        if (block->segments[i].block_end > block->text.len || block->segments[i].block_start > block->segments[i].block_end)
+        if (block->segments[i].block_end > block->text.len ||
+            block->segments[i].block_start > block->segments[i].block_end)
             r->bad = true;
     }
     block->tokens = (size_t)get_u64(r);

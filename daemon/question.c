@@ -32,7 +32,8 @@ static void advance(struct question *question, enum question_state to)
         [QUESTION_PACKED] = 1 << QUESTION_RETRIEVING,
         [QUESTION_PREFILL] = 1 << QUESTION_PACKED | 1 << QUESTION_PREFILL,
         [QUESTION_DECODE] = 1 << QUESTION_PACKED | 1 << QUESTION_PREFILL | 1 << QUESTION_DECODE,
-        [QUESTION_FINAL] = 1 << QUESTION_RETRIEVING | 1 << QUESTION_PACKED | 1 << QUESTION_PREFILL | 1 << QUESTION_DECODE,
+        [QUESTION_FINAL] =
+            1 << QUESTION_RETRIEVING | 1 << QUESTION_PACKED | 1 << QUESTION_PREFILL | 1 << QUESTION_DECODE,
         [QUESTION_FAILED] = 1 << QUESTION_ACCEPTED | 1 << QUESTION_RETRIEVING | 1 << QUESTION_PACKED |
                             1 << QUESTION_PREFILL | 1 << QUESTION_DECODE,
     };
@@ -66,7 +67,7 @@ void question_destroy(struct question *question)
     free(question);
 }
 
-/* --- Ends --------------------------------------------------------------------------------------------------- */
+/* --- Ends -------------------------------------------------------------------------------------------------------- */
 
 static enum status end(struct writer *writer, struct question *question, int type, json_t *header,
                        enum job_state state, struct error *err)
@@ -162,7 +163,7 @@ static enum status finish_if_complete(struct writer *writer, struct question *qu
     return end(writer, question, WIRE_FINAL, final_header(writer, question, work), JOB_FINAL, err);
 }
 
-/* --- Start and second attempt ------------------------------------------------------------------------------- */
+/* --- Start and second attempt ------------------------------------------------------------------------------------ */
 
 struct restoring {
     struct question *question;
@@ -177,7 +178,8 @@ static enum status restore_ids(struct restoring *restoring, const json_t *ids)
     struct work *work = restoring->work;
     size_t count = json_array_size(ids);
 
-    if (vec_reserve_bytes((void **)&work->forced, &restoring->forced_cap, work->forced_count, count, sizeof *work->forced))
+    if (vec_reserve_bytes((void **)&work->forced, &restoring->forced_cap, work->forced_count, count,
+                          sizeof *work->forced))
         return STATUS_NO_MEMORY;
     for (size_t i = 0; i < count; i++)
         work->forced[work->forced_count++] = (int32_t)json_integer_value(json_array_get(ids, i));
@@ -344,15 +346,15 @@ static enum status finish_again(struct writer *writer, struct question *question
     buf_init(&last.header, WIRE_MAX_HEADER_BYTES);
     s = jobs_stream_read(writer->jobs, question->job, question->next_seq - 1, 1, take_last, &last, err);
     if (!s)
-        s = jobs_finish(writer->jobs, question->job, question->attempt, last.type == WIRE_FINAL ? JOB_FINAL : JOB_FAILED,
-                        buf_span(&last.header), err);
+        s = jobs_finish(writer->jobs, question->job, question->attempt,
+                        last.type == WIRE_FINAL ? JOB_FINAL : JOB_FAILED, buf_span(&last.header), err);
     buf_finish(&last.header);
     if (!s)
         writer_forget(writer, question);
     return s;
 }
 
-/* --- Events --------------------------------------------------------------------------------------------------- */
+/* --- Events ------------------------------------------------------------------------------------------------------ */
 
 static enum status give_evidence(struct writer *writer, struct question *question, struct error *err)
 {
@@ -360,9 +362,9 @@ static enum status give_evidence(struct writer *writer, struct question *questio
 
     while (question->evidence_given < packed->evidence_count) {
         const struct packed_evidence *evidence = &packed->evidence[question->evidence_given];
-        enum status s = writer_put(writer, question, WIRE_EVIDENCE,
-                                   json_loadb(evidence->header.ptr, evidence->header.len, 0, NULL), evidence->body, NULL,
-                                   err);
+        enum status s =
+            writer_put(writer, question, WIRE_EVIDENCE, json_loadb(evidence->header.ptr, evidence->header.len, 0, NULL),
+                       evidence->body, NULL, err);
 
         if (s)
             return s;
@@ -431,7 +433,8 @@ static enum status give_answer(struct writer *writer, struct question *question,
     return finish_if_complete(writer, question, err);
 }
 
-enum status question_packed(struct writer *writer, struct question *question, struct message *message, struct error *err)
+enum status question_packed(struct writer *writer, struct question *question, struct message *message,
+                            struct error *err)
 {
     struct work *work = message->work;
     struct message *next;
@@ -474,7 +477,8 @@ enum status question_packed(struct writer *writer, struct question *question, st
     return STATUS_OK;
 }
 
-enum status question_tokens(struct writer *writer, struct question *question, struct message *message, struct error *err)
+enum status question_tokens(struct writer *writer, struct question *question, struct message *message,
+                            struct error *err)
 {
     advance(question, QUESTION_DECODE);
     return give_tokens(writer, question, message->ids, (size_t)message->count,
@@ -493,7 +497,8 @@ enum status question_quote(struct writer *writer, struct question *question, str
     return STATUS_OK;
 }
 
-enum status question_located(struct writer *writer, struct question *question, struct message *message, struct error *err)
+enum status question_located(struct writer *writer, struct question *question, struct message *message,
+                             struct error *err)
 {
     json_t *header = json_loadb(message->header, message->header_len, 0, NULL), *brief;
     enum status s;

@@ -83,7 +83,8 @@ static bool read_text(const json_t *json, const char *name, struct arena *arena,
     return !value || copy_text(value, name, arena, out, fault);
 }
 
-static bool read_array(const json_t *json, const char *name, size_t most, const json_t **array, struct request_fault *fault)
+static bool read_array(const json_t *json, const char *name, size_t most, const json_t **array,
+                       struct request_fault *fault)
 {
     *array = json_object_get(json, name);
     if (!*array || (json_is_array(*array) && json_array_size(*array) <= most))
@@ -153,7 +154,8 @@ static bool read_messages(const json_t *json, struct arena *arena, struct reques
             return fault_set(fault, WIRE_CODE_BAD_REQUEST, "message %zu has no known role or no text content", i);
         request->messages[i].role = number;
         request->messages[i].text.len = json_string_length(content);
-        request->messages[i].text.ptr = arena_copy_cstr(arena, span_of(json_string_value(content), json_string_length(content)));
+        request->messages[i].text.ptr =
+            arena_copy_cstr(arena, span_of(json_string_value(content), json_string_length(content)));
         if (!request->messages[i].text.ptr)
             return fault_set(fault, WIRE_CODE_INTERNAL, "no memory");
     }
@@ -163,7 +165,8 @@ static bool read_messages(const json_t *json, struct arena *arena, struct reques
 static bool read_kind(const json_t *json, struct request *request, struct request_fault *fault)
 {
     const json_t *kind = json_object_get(json, "kind"), *class = json_object_get(json, "class");
-    const char *name = kind ? json_string_value(kind) : "query", *class_name = class ? json_string_value(class) : "interactive";
+    const char *name = kind ? json_string_value(kind) : "query",
+               *class_name = class ? json_string_value(class) : "interactive";
 
     if (name && strcmp(name, "query") == 0)
         request->kind = JOB_QUERY;
@@ -262,7 +265,8 @@ char *request_accept(struct span header, struct span question, const struct conf
         !read_integer(json, "credit", 0, INT64_C(1) << 40, credit, fault))
         goto out;
     if (!*key || strlen(*key) > REQUEST_MAX_KEY_BYTES) {
-        (void)fault_set(fault, WIRE_CODE_BAD_REQUEST, "'key' is missing or longer than %d bytes", REQUEST_MAX_KEY_BYTES);
+        (void)fault_set(fault, WIRE_CODE_BAD_REQUEST, "'key' is missing or longer than %d bytes",
+                        REQUEST_MAX_KEY_BYTES);
         goto out;
     }
     if (request->kind == JOB_BATCH && question.len) {
@@ -302,7 +306,8 @@ enum status request_parse(struct span text, const struct config *config, struct 
     enum status s = STATUS_OK;
 
     if (!json_is_object(json) || !read_all(json, config, arena, request, &fault)) {
-        s = error_set(err, STATUS_BAD_INPUT, "a job's request can't be read: %s", fault.code ? fault.message : "no JSON");
+        s = error_set(err, STATUS_BAD_INPUT, "a job's request can't be read: %s",
+                      fault.code ? fault.message : "no JSON");
         goto out;
     }
     if (question) {

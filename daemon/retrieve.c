@@ -45,7 +45,7 @@ static enum status count_tokens(void *context, struct span text, size_t *tokens)
     return STATUS_OK;
 }
 
-/* --- Evidence --------------------------------------------------------------------------------------------------- */
+/* --- Evidence ---------------------------------------------------------------------------------------------------- */
 
 static enum status make_evidence(struct store *store, const struct retrieval_result *result, size_t count,
                                  struct packed *packed, struct error *err)
@@ -85,11 +85,19 @@ static enum status passage_block(const struct retrieval_passage *passage, struct
         (void)snprintf(label, 64, "p. %s", passage->label);
     else if (passage->page > 0)
         (void)snprintf(label, 64, "p. %d", passage->page);
-    *block = (struct pack_block){.id = 1, .document_id = passage->document_id, .title = passage->title,
-                                 .path = passage->path, .member = passage->member, .heading = passage->heading,
-                                 .label = label, .first_page = passage->page,
-                                 .last_page = passage->span_count ? passage->spans[passage->span_count - 1].page : passage->page,
-                                 .text = passage->text, .segments = segments, .segment_count = passage->span_count,
+    *block = (struct pack_block){.id = 1,
+                                 .document_id = passage->document_id,
+                                 .title = passage->title,
+                                 .path = passage->path,
+                                 .member = passage->member,
+                                 .heading = passage->heading,
+                                 .label = label,
+                                 .first_page = passage->page,
+                                 .last_page =
+                                     passage->span_count ? passage->spans[passage->span_count - 1].page : passage->page,
+                                 .text = passage->text,
+                                 .segments = segments,
+                                 .segment_count = passage->span_count,
                                  .score = passage->score};
     packed->pack = (struct pack){.blocks = block, .count = 1};
     return STATUS_OK;
@@ -125,7 +133,7 @@ static enum status answer_without_model(struct store *store, const struct reques
     return STATUS_OK;
 }
 
-/* --- With a model ---------------------------------------------------------------------------------------------------- */
+/* --- With a model ------------------------------------------------------------------------------------------------ */
 
 static int compare_scores(const void *a, const void *b)
 {
@@ -211,8 +219,10 @@ static enum status pack_to_fit(const struct retrieve *pool, struct store *store,
         if (s != STATUS_LIMIT)
             return s;
     }
-    return error_set(err, STATUS_LIMIT, "the question and an answer of %" PRId64 " tokens leave no room for documents in %"
-                     PRId64 " tokens", request->max_tokens, window_of(pool->engine));
+    return error_set(err, STATUS_LIMIT,
+                     "the question and an answer of %" PRId64 " tokens leave no room for documents in %" PRId64
+                     " tokens",
+                     request->max_tokens, window_of(pool->engine));
 }
 
 /* Quotations can't be invented: only verbatim spans of the blocks can be said inside quotation marks. */
@@ -241,16 +251,20 @@ static enum status make_quote_index(const struct retrieve *pool, struct packed *
     return quote_index_create(vocab, blocks, count, &params, &packed->index, err);
 }
 
-/* --- One question ------------------------------------------------------------------------------------------------------ */
+/* --- One question ------------------------------------------------------------------------------------------------ */
 
 static enum status search(const struct retrieve *pool, struct store *store, struct work *work, struct arena *arena,
                           struct retrieval_result *result, struct error *err)
 {
     const struct request *request = &work->request;
-    struct retrieval_options options = {.collections = request->collections, .collection_count = request->collection_count,
-                                        .documents = request->documents, .document_count = request->document_count,
-                                        .media_type = request->media_type, .path_glob = request->path_glob,
-                                        .date_from = request->date_from, .date_to = request->date_to};
+    struct retrieval_options options = {.collections = request->collections,
+                                        .collection_count = request->collection_count,
+                                        .documents = request->documents,
+                                        .document_count = request->document_count,
+                                        .media_type = request->media_type,
+                                        .path_glob = request->path_glob,
+                                        .date_from = request->date_from,
+                                        .date_to = request->date_to};
     struct store_totals totals = {0};
     enum status s = store_get_totals(store, NULL, &totals, err);
 
@@ -312,7 +326,8 @@ static enum status make_chat(const struct retrieve *pool, struct work *work, str
         messages[i].text = request->messages[i].text;
     }
     s = prompt_build_chat(engine_tokenizer(pool->engine), engine_info(pool->engine)->prompt_style, messages,
-                          request->message_count, (size_t)(window_of(pool->engine) - request->max_tokens), &prompt, err);
+                          request->message_count, (size_t)(window_of(pool->engine) - request->max_tokens), &prompt,
+                          err);
     if (!s)
         s = keep_tokens(&prompt, packed);
     prompt_finish(&prompt);

@@ -47,7 +47,7 @@ struct server {
     uint64_t garbage; /* messages that were none */
 };
 
-/* --- Sending -------------------------------------------------------------------------------------------------- */
+/* --- Sending ----------------------------------------------------------------------------------------------------- */
 
 enum sent { SENT, FULL, GONE };
 
@@ -65,7 +65,8 @@ static enum sent send_message(struct server *server, struct span routing, int ty
     if (zmq_send(server->router, routing.ptr, routing.len, ZMQ_DONTWAIT | ZMQ_SNDMORE) < 0)
         return zmq_errno() == EAGAIN ? FULL : GONE;
     for (size_t i = 0; i < count; i++)
-        if (zmq_send(server->router, frames[i].ptr, frames[i].len, ZMQ_DONTWAIT | (i + 1 < count ? ZMQ_SNDMORE : 0)) < 0)
+        if (zmq_send(server->router, frames[i].ptr, frames[i].len, ZMQ_DONTWAIT | (i + 1 < count ? ZMQ_SNDMORE : 0)) <
+            0)
             return GONE;
     return SENT;
 }
@@ -97,7 +98,7 @@ static void refuse(struct server *server, const struct session *session, const u
     reply(server, session, WIRE_ERROR, id, verbs_error(code, text, retryable), span_of(NULL, 0));
 }
 
-/* --- Sessions ----------------------------------------------------------------------------------------------------- */
+/* --- Sessions ---------------------------------------------------------------------------------------------------- */
 
 static void abandon(struct server *server, int64_t job)
 {
@@ -155,14 +156,15 @@ static void find_principal(zmq_msg_t *part, bool curve, char principal[PRINCIPAL
         (void)snprintf(principal, PRINCIPAL_BYTES, "unknown");
 }
 
-/* --- Streams -------------------------------------------------------------------------------------------------------- */
+/* --- Streams ----------------------------------------------------------------------------------------------------- */
 
 /* Sends one numbered message if it is next and there is credit. False when the stream is to be left alone (no
  * credit, full) or is gone. */
 static bool send_numbered(struct server *server, struct session *session, struct stream *stream,
                           const struct message *message, bool *closed)
 {
-    struct span header = span_of(message->header, message->header_len), body = span_of(message->body, message->body_len);
+    struct span header = span_of(message->header, message->header_len),
+                body = span_of(message->body, message->body_len);
     int64_t cost = wire_cost(header, body);
 
     *closed = false;
@@ -318,7 +320,8 @@ static void on_inside(struct server *server, const struct message *message)
         session = sessions_by_number(&server->sessions, message->session);
         if (session)
             (void)send_message(server, routing_of(session), message->type, message->id,
-                               span_of(message->header, message->header_len), span_of(message->body, message->body_len));
+                               span_of(message->header, message->header_len),
+                               span_of(message->body, message->body_len));
         break;
     case MESSAGE_OPEN: on_open(server, message); break;
     case MESSAGE_PUBLISH: on_publish(server, message); break;
@@ -328,7 +331,7 @@ static void on_inside(struct server *server, const struct message *message)
     }
 }
 
-/* --- What clients say ------------------------------------------------------------------------------------------------ */
+/* --- What clients say -------------------------------------------------------------------------------------------- */
 
 static int64_t field(const json_t *json, const char *name, int64_t fallback)
 {
@@ -438,9 +441,10 @@ static void on_hello(struct server *server, const struct session *session, const
 {
     reply_json(server, session, WIRE_HELLO_OK, in->id,
                json_pack("{s:i, s:s, s:s, s:I, s:I, s:I, s:I, s:s}", "minor", WIRE_PROTOCOL_MINOR, "boot", server->boot,
-                         "version", DSA_VERSION, "max_header_bytes", (json_int_t)WIRE_MAX_HEADER_BYTES, "max_question_bytes",
-                         (json_int_t)WIRE_MAX_QUESTION_BYTES, "max_streams", (json_int_t)server->config->max_streams,
-                         "session_timeout_ms", (json_int_t)server->config->session_ms, "principal", session->principal));
+                         "version", DSA_VERSION, "max_header_bytes", (json_int_t)WIRE_MAX_HEADER_BYTES,
+                         "max_question_bytes", (json_int_t)WIRE_MAX_QUESTION_BYTES, "max_streams",
+                         (json_int_t)server->config->max_streams, "session_timeout_ms",
+                         (json_int_t)server->config->session_ms, "principal", session->principal));
 }
 
 static void on_known(struct server *server, struct session *session, const struct wire_message *in, const json_t *json)
@@ -483,7 +487,8 @@ static void on_broken(struct server *server, const struct session *session, cons
                       enum status why, const struct error *err)
 {
     static const unsigned char nobody[WIRE_ID_BYTES];
-    const unsigned char *id = count > 2 && frames[2].len == WIRE_ID_BYTES ? (const unsigned char *)frames[2].ptr : nobody;
+    const unsigned char *id =
+        count > 2 && frames[2].len == WIRE_ID_BYTES ? (const unsigned char *)frames[2].ptr : nobody;
 
     refuse(server, session, id,
            why == STATUS_UNSUPPORTED ? WIRE_CODE_BAD_VERSION
@@ -533,7 +538,7 @@ static void on_message(struct server *server, struct span routing, const struct 
     }
 }
 
-/* --- The loop -------------------------------------------------------------------------------------------------------- */
+/* --- The loop ---------------------------------------------------------------------------------------------------- */
 
 /* Receives one whole message; false when there is none. Frames beyond the most that a message has are dropped,
  * and make it a broken one. */
@@ -621,7 +626,7 @@ void *server_run(void *context)
     return NULL;
 }
 
-/* --- Life ------------------------------------------------------------------------------------------------------------- */
+/* --- Life -------------------------------------------------------------------------------------------------------- */
 
 static int set_int(void *socket, int option, int value)
 {
@@ -636,8 +641,8 @@ static enum status bind_router(struct server *server, struct error *err)
 
     server->router = router;
     if (!router || set_int(router, ZMQ_ROUTER_MANDATORY, 1) || set_int(router, ZMQ_ROUTER_HANDOVER, 0) ||
-        set_int(router, ZMQ_SNDHWM, HWM) || set_int(router, ZMQ_RCVHWM, HWM) || set_int(router, ZMQ_LINGER, LINGER_MS) ||
-        set_int(router, ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS) ||
+        set_int(router, ZMQ_SNDHWM, HWM) || set_int(router, ZMQ_RCVHWM, HWM) ||
+        set_int(router, ZMQ_LINGER, LINGER_MS) || set_int(router, ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS) ||
         zmq_setsockopt(router, ZMQ_MAXMSGSIZE, &max_message, sizeof max_message))
         return error_set(err, STATUS_IO, "no socket: %s", zmq_strerror(zmq_errno()));
     if (endpoint->curve) {

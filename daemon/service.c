@@ -62,7 +62,7 @@ static void mark_crashes(int fd)
         (void)sigaction(numbers[i], &action, NULL);
 }
 
-/* --- Opening --------------------------------------------------------------------------------------------------------- */
+/* --- Opening ----------------------------------------------------------------------------------------------------- */
 
 static int exit_code(enum status s)
 {
@@ -203,7 +203,8 @@ static enum status start_threads(struct service *service, struct error *err)
     if (good)
         good = service->wire_started = pthread_create(&service->wire_thread, NULL, server_run, service->server) == 0;
     if (good && service->engine)
-        good = service->engine_started = pthread_create(&service->engine_thread, NULL, generate_run, &service->generate) == 0;
+        good = service->engine_started =
+            pthread_create(&service->engine_thread, NULL, generate_run, &service->generate) == 0;
     for (int i = 0; good && i < (int)service->config->retrieval_threads && i < MAX_POOL; i++) {
         good = pthread_create(&service->pool[i], NULL, retrieve_run, &service->retrieve) == 0;
         service->pool_count += good;
@@ -211,7 +212,7 @@ static enum status start_threads(struct service *service, struct error *err)
     return good ? STATUS_OK : error_set(err, STATUS_NO_MEMORY, "no memory for threads");
 }
 
-/* --- Closing ---------------------------------------------------------------------------------------------------------- */
+/* --- Closing ----------------------------------------------------------------------------------------------------- */
 
 static void close_all(struct service *service)
 {
@@ -288,7 +289,7 @@ static void wait_for_end(struct service *service)
     }
 }
 
-/* --- Entry ------------------------------------------------------------------------------------------------------------- */
+/* --- Entry ------------------------------------------------------------------------------------------------------- */
 
 int service_check(const struct config *config)
 {

@@ -23,7 +23,8 @@ char *verbs_error(const char *code, const char *message, bool retryable)
     char *text;
 
     if (!header) /* a message cut inside a character */
-        header = json_pack("{s:s, s:s, s:b}", "code", code, "message", "see the daemon's log", "retryable", (int)retryable);
+        header =
+            json_pack("{s:s, s:s, s:b}", "code", code, "message", "see the daemon's log", "retryable", (int)retryable);
     text = json_dumps(header, JSON_COMPACT);
     json_decref(header);
     return text;
@@ -41,7 +42,7 @@ static void answer(struct writer *writer, const struct message *message, int typ
     json_decref(header);
 }
 
-/* --- Who may ------------------------------------------------------------------------------------------------------ */
+/* --- Who may ----------------------------------------------------------------------------------------------------- */
 
 /* An operator is root, the daemon's own user, or a key marked so in the list (the wire thread adds the mark). */
 static bool is_operator(const char *principal)
@@ -62,7 +63,7 @@ static bool allowed(const struct message *message, const char *job_principal)
     return !job_principal || strcmp(principal, job_principal) == 0 || is_operator(principal);
 }
 
-/* --- Jobs --------------------------------------------------------------------------------------------------------- */
+/* --- Jobs -------------------------------------------------------------------------------------------------------- */
 
 static bool ended(enum job_state state)
 {
@@ -217,9 +218,10 @@ static struct message *make_last(int64_t id, const struct job *job, int64_t seq)
     last->type = job->state == JOB_FINAL ? WIRE_FINAL : WIRE_ERROR;
     if (!json_is_object(header)) {
         json_decref(header);
-        header = json_pack("{s:s, s:s, s:b}", "code", job->state == JOB_CANCELLED ? WIRE_CODE_CANCELLED : WIRE_CODE_INTERNAL,
-                           "message", job->state == JOB_CANCELLED ? "cancelled on request" : "the job has failed too often",
-                           "retryable", 0);
+        header =
+            json_pack("{s:s, s:s, s:b}", "code", job->state == JOB_CANCELLED ? WIRE_CODE_CANCELLED : WIRE_CODE_INTERNAL,
+                      "message", job->state == JOB_CANCELLED ? "cancelled on request" : "the job has failed too often",
+                      "retryable", 0);
     }
     (void)json_object_set_new(header, "job", json_integer(id));
     (void)json_object_set_new(header, "seq", json_integer(seq));
@@ -310,7 +312,8 @@ static enum status retry(struct writer *writer, struct message *message, struct 
     if (s || !found)
         return s;
     if (!ended(job.state) || job.state == JOB_FINAL) {
-        refuse(writer, message, WIRE_CODE_BAD_REQUEST, "only a failed, dead or cancelled job can be tried again", false);
+        refuse(writer, message, WIRE_CODE_BAD_REQUEST, "only a failed, dead or cancelled job can be tried again",
+               false);
         return STATUS_OK;
     }
     s = jobs_retry(writer->jobs, id, err);
@@ -322,17 +325,17 @@ static enum status retry(struct writer *writer, struct message *message, struct 
     return STATUS_OK;
 }
 
-/* --- Lists ---------------------------------------------------------------------------------------------------------- */
+/* --- Lists ------------------------------------------------------------------------------------------------------- */
 
 static json_t *job_json(const struct writer *writer, const struct job *job, bool whole)
 {
-    json_t *json = json_pack("{s:I, s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:b, s:I, s:I, s:I}", "job",
-                             (json_int_t)job->id, "kind", job_kind_name(job->kind), "class",
-                             job->class == JOB_NIGHT ? "batch" : "interactive", "state", job_state_name(job->state),
-                             "principal", job->principal, "key", job->key, "attempt", (json_int_t)job->attempt, "errors",
-                             (json_int_t)job->errors, "crashes", (json_int_t)job->crashes, "detached", (int)job->detached,
-                             "submitted_ms", (json_int_t)job->submitted_ms, "started_ms", (json_int_t)job->started_ms,
-                             "finished_ms", (json_int_t)job->finished_ms);
+    json_t *json =
+        json_pack("{s:I, s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:b, s:I, s:I, s:I}", "job", (json_int_t)job->id,
+                  "kind", job_kind_name(job->kind), "class", job->class == JOB_NIGHT ? "batch" : "interactive", "state",
+                  job_state_name(job->state), "principal", job->principal, "key", job->key, "attempt",
+                  (json_int_t)job->attempt, "errors", (json_int_t)job->errors, "crashes", (json_int_t)job->crashes,
+                  "detached", (int)job->detached, "submitted_ms", (json_int_t)job->submitted_ms, "started_ms",
+                  (json_int_t)job->started_ms, "finished_ms", (json_int_t)job->finished_ms);
     json_t *request = json_loadb(job->request.ptr, job->request.len, 0, NULL);
     const struct question *question = writer_find((struct writer *)writer, job->id);
 
@@ -417,15 +420,16 @@ static enum status status(struct writer *writer, struct message *message, struct
     }
     for (int i = 0; i < 6; i++)
         (void)json_object_set_new(states, job_state_name((enum job_state)i), json_integer(counts[i]));
-    header = json_pack("{s:s, s:s, s:i, s:I, s:b, s:o, s:I, s:I, s:I, s:o*}", "version", DSA_VERSION, "boot", writer->boot,
-                       "pid", (int)getpid(), "uptime_ms", (json_int_t)((clock_monotonic_ns() - writer->started_ns) / 1000000),
-                       "draining", (int)writer->draining, "jobs", states, "active", (json_int_t)writer->question_count,
-                       "sessions", (json_int_t)message->count, "streams", (json_int_t)message->number, "model", model);
+    header = json_pack("{s:s, s:s, s:i, s:I, s:b, s:o, s:I, s:I, s:I, s:o*}", "version", DSA_VERSION, "boot",
+                       writer->boot, "pid", (int)getpid(), "uptime_ms",
+                       (json_int_t)((clock_monotonic_ns() - writer->started_ns) / 1000000), "draining",
+                       (int)writer->draining, "jobs", states, "active", (json_int_t)writer->question_count, "sessions",
+                       (json_int_t)message->count, "streams", (json_int_t)message->number, "model", model);
     answer(writer, message, WIRE_STATUS_OK, header);
     return STATUS_OK;
 }
 
-/* --- The rest --------------------------------------------------------------------------------------------------------- */
+/* --- The rest ---------------------------------------------------------------------------------------------------- */
 
 static enum status abandon(struct writer *writer, struct message *message, struct error *err)
 {
@@ -452,7 +456,8 @@ static void drain(struct writer *writer, struct message *message)
         log_info("draining: %zu questions in work", writer->question_count);
     }
     if (message->session)
-        answer(writer, message, WIRE_OK, json_pack("{s:b, s:I}", "draining", 1, "active", (json_int_t)writer->question_count));
+        answer(writer, message, WIRE_OK,
+               json_pack("{s:b, s:I}", "draining", 1, "active", (json_int_t)writer->question_count));
 }
 
 enum status verbs_handle(struct writer *writer, struct message *message, struct error *err)

@@ -52,7 +52,7 @@ void writer_finish(struct writer *writer)
     queue_finish(&writer->in);
 }
 
-/* --- For question.c and verbs.c ------------------------------------------------------------------------------- */
+/* --- For question.c and verbs.c ---------------------------------------------------------------------------------- */
 
 void writer_out(struct writer *writer, struct queue *to, struct message *message)
 {
@@ -148,7 +148,7 @@ struct question *writer_find(struct writer *writer, int64_t job)
     return NULL;
 }
 
-/* --- What comes in ---------------------------------------------------------------------------------------------- */
+/* --- What comes in ----------------------------------------------------------------------------------------------- */
 
 /* Whether a message that retrieval or the engine sends was in hand there. */
 static bool comes_back(const struct message *message)
@@ -194,7 +194,7 @@ static enum status handle(struct writer *writer, struct message *message, struct
     }
 }
 
-/* --- Groups ------------------------------------------------------------------------------------------------------- */
+/* --- Groups ------------------------------------------------------------------------------------------------------ */
 
 static enum status requeue_lost(struct writer *writer, struct error *err)
 {

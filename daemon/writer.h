@@ -54,7 +54,7 @@ void writer_init(struct writer *writer);
 void writer_finish(struct writer *writer);
 void *writer_run(void *writer); /* the thread; returns when drained or fatal */
 
-/* --- For question.c ---------------------------------------------------------------------------------------- */
+/* --- For question.c ---------------------------------------------------------------------------------------------- */
 
 /* The next numbered message of the question's stream: kept, and published after the commit. Takes `header`, adds
  * "job" and "seq". FINAL and ERROR end the stream; *text_out (may be NULL) is the header as kept, free(). */

@@ -66,7 +66,8 @@ static enum status check_header(struct span header, struct error *err)
     json = json_loadb(header.ptr, header.len, JSON_REJECT_DUPLICATES, &where);
     if (!json_is_object(json)) {
         json_decref(json);
-        return error_set(err, STATUS_BAD_INPUT, "header is not a JSON object: %.200s", json ? "another type" : where.text);
+        return error_set(err, STATUS_BAD_INPUT, "header is not a JSON object: %.200s",
+                         json ? "another type" : where.text);
     }
     json_decref(json);
     return STATUS_OK;
@@ -107,7 +108,8 @@ enum status wire_decode(const struct span *frames, size_t count, struct wire_mes
 /* One byte for every value, so that an encoded type frame can borrow from a constant. */
 static const unsigned char *type_byte(int type)
 {
-#define ROW(n) n, n + 1, n + 2, n + 3, n + 4, n + 5, n + 6, n + 7, n + 8, n + 9, n + 10, n + 11, n + 12, n + 13, n + 14, n + 15
+#define ROW(n) \
+    n, n + 1, n + 2, n + 3, n + 4, n + 5, n + 6, n + 7, n + 8, n + 9, n + 10, n + 11, n + 12, n + 13, n + 14, n + 15
     static const unsigned char bytes[256] = {ROW(0),   ROW(16),  ROW(32),  ROW(48),  ROW(64),  ROW(80),
                                              ROW(96),  ROW(112), ROW(128), ROW(144), ROW(160), ROW(176),
                                              ROW(192), ROW(208), ROW(224), ROW(240)};

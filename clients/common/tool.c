@@ -24,7 +24,7 @@ void tool_error(const struct tool *tool, const char *format, ...)
     (void)fputc('\n', stderr);
 }
 
-/* --- The daemon --------------------------------------------------------------------------------------------------- */
+/* --- The daemon -------------------------------------------------------------------------------------------------- */
 
 struct address {
     char endpoint[256], server_key[KEY_CHARS + 1], public_key[KEY_CHARS + 1], secret_key[KEY_CHARS + 1];
@@ -167,7 +167,7 @@ int tool_ask(const struct tool *tool, struct dsa_client *client, int type, const
     }
 }
 
-/* --- Printing ------------------------------------------------------------------------------------------------------- */
+/* --- Printing ---------------------------------------------------------------------------------------------------- */
 
 void tool_print(FILE *out, const char *text, size_t len)
 {

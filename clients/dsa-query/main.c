@@ -63,7 +63,7 @@ static void usage(FILE *out)
         out);
 }
 
-/* --- Text output ---------------------------------------------------------------------------------------------------- */
+/* --- Text output ------------------------------------------------------------------------------------------------- */
 
 static void end_progress(struct query *query)
 {
@@ -177,7 +177,7 @@ static void show(struct query *query, const struct dsa_event *event)
     (void)fflush(stdout);
 }
 
-/* --- JSON output ------------------------------------------------------------------------------------------------------ */
+/* --- JSON output ------------------------------------------------------------------------------------------------- */
 
 static void show_json(const struct dsa_event *event)
 {
@@ -196,7 +196,7 @@ static void show_json(const struct dsa_event *event)
     json_decref(json);
 }
 
-/* --- Running ---------------------------------------------------------------------------------------------------------- */
+/* --- Running ----------------------------------------------------------------------------------------------------- */
 
 /* True when it is over. */
 static bool on_event(struct query *query, const struct dsa_event *event, uint64_t request)
@@ -288,14 +288,26 @@ enum {
 /* -1: go on; else the exit code. */
 static int parse(struct query *query, int argc, char **argv)
 {
-    static const struct option options[] = {
-        {"store", 1, NULL, OPT_STORE}, {"connect", 1, NULL, OPT_CONNECT}, {"key", 1, NULL, OPT_KEY},
-        {"server-key", 1, NULL, OPT_SERVER_KEY}, {"collection", 1, NULL, OPT_COLLECTION},
-        {"budget", 1, NULL, OPT_BUDGET}, {"whole-document", 0, NULL, OPT_WHOLE}, {"max-tokens", 1, NULL, OPT_MAX_TOKENS},
-        {"temperature", 1, NULL, OPT_TEMPERATURE}, {"seed", 1, NULL, OPT_SEED}, {"evidence", 1, NULL, OPT_EVIDENCE},
-        {"deadline", 1, NULL, OPT_DEADLINE}, {"detach", 0, NULL, OPT_DETACH}, {"attach", 1, NULL, OPT_ATTACH},
-        {"from", 1, NULL, OPT_FROM}, {"json", 0, NULL, OPT_JSON}, {"quiet", 0, NULL, OPT_QUIET},
-        {"version", 0, NULL, OPT_VERSION}, {"help", 0, NULL, OPT_HELP}, {NULL, 0, NULL, 0}};
+    static const struct option options[] = {{"store", 1, NULL, OPT_STORE},
+                                            {"connect", 1, NULL, OPT_CONNECT},
+                                            {"key", 1, NULL, OPT_KEY},
+                                            {"server-key", 1, NULL, OPT_SERVER_KEY},
+                                            {"collection", 1, NULL, OPT_COLLECTION},
+                                            {"budget", 1, NULL, OPT_BUDGET},
+                                            {"whole-document", 0, NULL, OPT_WHOLE},
+                                            {"max-tokens", 1, NULL, OPT_MAX_TOKENS},
+                                            {"temperature", 1, NULL, OPT_TEMPERATURE},
+                                            {"seed", 1, NULL, OPT_SEED},
+                                            {"evidence", 1, NULL, OPT_EVIDENCE},
+                                            {"deadline", 1, NULL, OPT_DEADLINE},
+                                            {"detach", 0, NULL, OPT_DETACH},
+                                            {"attach", 1, NULL, OPT_ATTACH},
+                                            {"from", 1, NULL, OPT_FROM},
+                                            {"json", 0, NULL, OPT_JSON},
+                                            {"quiet", 0, NULL, OPT_QUIET},
+                                            {"version", 0, NULL, OPT_VERSION},
+                                            {"help", 0, NULL, OPT_HELP},
+                                            {NULL, 0, NULL, 0}};
     long long value = 0;
     bool good = true;
     char *end;
@@ -321,7 +333,10 @@ static int parse(struct query *query, int argc, char **argv)
             break;
         case OPT_SEED: good &= number(optarg, INT64_MIN, INT64_MAX, &value); query->question.seed = value; break;
         case OPT_EVIDENCE: good &= number(optarg, 1, 100, &value); query->question.evidence = (int)value; break;
-        case OPT_DEADLINE: good &= number(optarg, 1, 1000000, &value); query->question.deadline_ms = value * 1000; break;
+        case OPT_DEADLINE:
+            good &= number(optarg, 1, 1000000, &value);
+            query->question.deadline_ms = value * 1000;
+            break;
         case OPT_DETACH: query->question.detach = 1; break;
         case OPT_ATTACH: good &= number(optarg, 1, INT64_MAX, &query->attach); break;
         case OPT_FROM: good &= number(optarg, 0, INT64_MAX, &query->from); break;

@@ -10,7 +10,8 @@
 #include "clients/dsactl/dsactl.h"
 
 /* Asks; prints header and body as JSON when that is wanted, else leaves both to `show`. */
-static int ask(const struct dsactl *ctl, int type, json_t *header, void (*show)(const json_t *header, const json_t *body))
+static int ask(const struct dsactl *ctl, int type, json_t *header,
+               void (*show)(const json_t *header, const json_t *body))
 {
     struct dsa_client *client = NULL;
     const struct dsa_event *event = NULL;
@@ -64,17 +65,20 @@ static void show_status(const json_t *header, const json_t *body)
 
     (void)body;
     (void)printf("dsad %s, process %lld, up %lld s%s\n", text_of(header, "version"), number_of(header, "pid"),
-                 number_of(header, "uptime_ms") / 1000, json_is_true(json_object_get(header, "draining")) ? ", draining" : "");
+                 number_of(header, "uptime_ms") / 1000,
+                 json_is_true(json_object_get(header, "draining")) ? ", draining" : "");
     if (json_is_object(model)) {
         (void)fputs("model    ", stdout);
         print_text(text_of(model, "directory"), 1000);
         (void)printf("\n         %s on %s, %lld parameters, window %lld tokens%s\n", text_of(model, "architecture"),
                      text_of(model, "backend"), number_of(model, "parameters"), number_of(model, "window_tokens"),
-                     json_is_true(json_object_get(model, "random_weights")) ? ", random weights (a test checkpoint)" : "");
+                     json_is_true(json_object_get(model, "random_weights")) ? ", random weights (a test checkpoint)"
+                                                                            : "");
     } else {
         (void)puts("model    none: answers are the best sentence, found without one");
     }
-    (void)printf("clients  %lld with %lld open streams\njobs    ", number_of(header, "sessions"), number_of(header, "streams"));
+    (void)printf("clients  %lld with %lld open streams\njobs    ", number_of(header, "sessions"),
+                 number_of(header, "streams"));
     json_object_foreach(json_object_get(header, "jobs"), name, count)
         (void)printf(" %s %lld", name, (long long)json_integer_value(count));
     (void)printf("\n         %lld in work\n", number_of(header, "active"));
@@ -109,11 +113,12 @@ static void show_job(const json_t *header, const json_t *body)
     const json_t *job = json_array_get(body, 0), *result = json_object_get(job, "result"), *citations;
 
     (void)header;
-    (void)printf("job        %lld\nkind       %s, %s%s\nstate      %s%s%s\nattempts   %lld (%lld errors, %lld crashes)\n",
-                 number_of(job, "job"), text_of(job, "kind"), text_of(job, "class"),
-                 json_is_true(json_object_get(job, "detached")) ? ", detached" : "", text_of(job, "state"),
-                 *text_of(job, "phase") ? ": " : "", text_of(job, "phase"), number_of(job, "attempt"),
-                 number_of(job, "errors"), number_of(job, "crashes"));
+    (void)printf(
+        "job        %lld\nkind       %s, %s%s\nstate      %s%s%s\nattempts   %lld (%lld errors, %lld crashes)\n",
+        number_of(job, "job"), text_of(job, "kind"), text_of(job, "class"),
+        json_is_true(json_object_get(job, "detached")) ? ", detached" : "", text_of(job, "state"),
+        *text_of(job, "phase") ? ": " : "", text_of(job, "phase"), number_of(job, "attempt"), number_of(job, "errors"),
+        number_of(job, "crashes"));
     (void)fputs("question   ", stdout);
     print_text(text_of(json_object_get(job, "request"), "question"), 2000);
     (void)putchar('\n');

@@ -54,11 +54,19 @@ bool dsactl_number(const struct dsactl *ctl, const char *text, int64_t *value)
 
 int main(int argc, char **argv)
 {
-    static const struct option options[] = {
-        {"store", 1, NULL, OPT_STORE}, {"connect", 1, NULL, OPT_CONNECT}, {"key", 1, NULL, OPT_KEY},
-        {"server-key", 1, NULL, OPT_SERVER_KEY}, {"collection", 1, NULL, OPT_COLLECTION}, {"status", 1, NULL, OPT_STATUS},
-        {"page", 1, NULL, OPT_PAGE}, {"all", 0, NULL, OPT_ALL}, {"after", 1, NULL, OPT_AFTER}, {"json", 0, NULL, OPT_JSON},
-        {"version", 0, NULL, OPT_VERSION}, {"help", 0, NULL, OPT_HELP}, {NULL, 0, NULL, 0}};
+    static const struct option options[] = {{"store", 1, NULL, OPT_STORE},
+                                            {"connect", 1, NULL, OPT_CONNECT},
+                                            {"key", 1, NULL, OPT_KEY},
+                                            {"server-key", 1, NULL, OPT_SERVER_KEY},
+                                            {"collection", 1, NULL, OPT_COLLECTION},
+                                            {"status", 1, NULL, OPT_STATUS},
+                                            {"page", 1, NULL, OPT_PAGE},
+                                            {"all", 0, NULL, OPT_ALL},
+                                            {"after", 1, NULL, OPT_AFTER},
+                                            {"json", 0, NULL, OPT_JSON},
+                                            {"version", 0, NULL, OPT_VERSION},
+                                            {"help", 0, NULL, OPT_HELP},
+                                            {NULL, 0, NULL, 0}};
     struct dsactl ctl = {.tool.program = "dsactl"};
     int option;
 

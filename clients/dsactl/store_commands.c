@@ -49,12 +49,13 @@ static json_t *text_json(const char *text)
 
 static json_t *document_json(const struct store_document *d)
 {
-    return json_pack("{s:I, s:o, s:o, s:o, s:s, s:s, s:o, s:o, s:s, s:I, s:I, s:I, s:I, s:o, s:I}", "id", (json_int_t)d->id,
-                     "collection", text_json(d->collection), "path", text_json(d->path), "member", text_json(d->member),
-                     "media_type", d->media_type, "sha256", d->sha256, "title", text_json(d->title), "author",
-                     text_json(d->author), "status", document_status_name(d->status), "bytes", (json_int_t)d->size_bytes,
-                     "pages", (json_int_t)d->page_count, "chunks", (json_int_t)d->chunk_count, "problems",
-                     (json_int_t)d->problem_count, "error", text_json(d->error), "ingested_ms", (json_int_t)d->ingested_ms);
+    return json_pack("{s:I, s:o, s:o, s:o, s:s, s:s, s:o, s:o, s:s, s:I, s:I, s:I, s:I, s:o, s:I}", "id",
+                     (json_int_t)d->id, "collection", text_json(d->collection), "path", text_json(d->path), "member",
+                     text_json(d->member), "media_type", d->media_type, "sha256", d->sha256, "title",
+                     text_json(d->title), "author", text_json(d->author), "status", document_status_name(d->status),
+                     "bytes", (json_int_t)d->size_bytes, "pages", (json_int_t)d->page_count, "chunks",
+                     (json_int_t)d->chunk_count, "problems", (json_int_t)d->problem_count, "error", text_json(d->error),
+                     "ingested_ms", (json_int_t)d->ingested_ms);
 }
 
 static void print_json(json_t *json)
@@ -122,9 +123,9 @@ static bool visit_problem(void *context, const struct store_document *d, const s
     const struct dsactl *ctl = context;
 
     if (ctl->tool.json) {
-        print_json(json_pack("{s:I, s:o, s:o, s:i, s:s, s:o}", "document", (json_int_t)d->id, "path", text_json(d->path),
-                             "member", text_json(d->member), "page", problem->page, "code", problem->code, "message",
-                             text_json(problem->message)));
+        print_json(json_pack("{s:I, s:o, s:o, s:i, s:s, s:o}", "document", (json_int_t)d->id, "path",
+                             text_json(d->path), "member", text_json(d->member), "page", problem->page, "code",
+                             problem->code, "message", text_json(problem->message)));
         return true;
     }
     (void)printf("%6lld  ", (long long)d->id);
@@ -159,8 +160,8 @@ static enum status show_page(const struct dsactl *ctl, struct store *store, int6
         return s;
     if (ctl->tool.json) {
         print_json(json_pack("{s:i, s:o, s:f, s:f, s:s%}", "page", page.number, "label", text_json(page.label), "width",
-                             (double)page.width, "height", (double)page.height, "text", page.text.ptr ? page.text.ptr : "",
-                             page.text.len));
+                             (double)page.width, "height", (double)page.height, "text",
+                             page.text.ptr ? page.text.ptr : "", page.text.len));
         return STATUS_OK;
     }
     tool_print(stdout, page.text.ptr, page.text.len);

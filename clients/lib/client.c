@@ -23,7 +23,7 @@ static int set_error(struct dsa_client *client, const char *what)
     return DSA_ERROR;
 }
 
-/* --- Opening and closing ---------------------------------------------------------------------------------- */
+/* --- Opening and closing ----------------------------------------------------------------------------------------- */
 
 static char *copy_or_null(const char *text)
 {
@@ -111,7 +111,7 @@ DSA_EXPORT int dsa_fd(const struct dsa_client *client)
     return client->link.epoll_fd;
 }
 
-/* --- Starting requests ------------------------------------------------------------------------------------- */
+/* --- Starting requests ------------------------------------------------------------------------------------------- */
 
 static struct request *request_by_number(struct dsa_client *client, uint64_t number)
 {
@@ -217,7 +217,8 @@ static void add(json_t *json, const char *name, json_t *value)
 
 static json_t *question_json(const struct dsa_client *client, const struct dsa_question *question)
 {
-    json_t *json = question->extra_json ? json_loads(question->extra_json, JSON_REJECT_DUPLICATES, NULL) : json_object();
+    json_t *json =
+        question->extra_json ? json_loads(question->extra_json, JSON_REJECT_DUPLICATES, NULL) : json_object();
     json_t *list;
 
     if (!json_is_object(json)) {
@@ -332,7 +333,7 @@ DSA_EXPORT int dsa_cancel(struct dsa_client *client, uint64_t request)
     return result;
 }
 
-/* --- What arrives ------------------------------------------------------------------------------------------ */
+/* --- What arrives ------------------------------------------------------------------------------------------------ */
 
 static void grant(struct dsa_client *client, struct request *request, int64_t cost)
 {
@@ -477,7 +478,7 @@ static void on_down(struct dsa_client *client)
         client->requests.items[i]->sent = client->requests.items[i]->cancel_sent = false;
 }
 
-/* --- Time -------------------------------------------------------------------------------------------------- */
+/* --- Time -------------------------------------------------------------------------------------------------------- */
 
 static void take_cancels(struct dsa_client *client)
 {

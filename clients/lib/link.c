@@ -28,7 +28,8 @@ static int set_int(void *socket, int option, int value)
 
 static int fail(struct dsa_client *client, const char *what)
 {
-    (void)snprintf(client->error, sizeof client->error, "%s '%s': %s", what, client->endpoint, zmq_strerror(zmq_errno()));
+    (void)snprintf(client->error, sizeof client->error, "%s '%s': %s", what, client->endpoint,
+                   zmq_strerror(zmq_errno()));
     return DSA_ERROR;
 }
 
@@ -58,7 +59,8 @@ static int open_socket(struct dsa_client *client)
         return fail(client, "no socket for");
     if (set_int(link->socket, ZMQ_IMMEDIATE, 1) || set_int(link->socket, ZMQ_SNDHWM, SEND_HWM) ||
         set_int(link->socket, ZMQ_RCVHWM, 0) || set_int(link->socket, ZMQ_LINGER, LINGER_MS) ||
-        set_int(link->socket, ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS) || set_int(link->socket, ZMQ_RECONNECT_IVL, RECONNECT_MS) ||
+        set_int(link->socket, ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS) ||
+        set_int(link->socket, ZMQ_RECONNECT_IVL, RECONNECT_MS) ||
         set_int(link->socket, ZMQ_RECONNECT_IVL_MAX, RECONNECT_MAX_MS) ||
         zmq_setsockopt(link->socket, ZMQ_MAXMSGSIZE, &max_message, sizeof max_message))
         return fail(client, "socket options for");

@@ -53,15 +53,20 @@ static void put_document(struct store *store, int topic)
     for (int p = 0; p < 2; p++) {
         struct store_page page = {.number = p + 1, .label = p ? "2" : "i", .width = 595, .height = 842};
 
-        (void)snprintf(text[p], sizeof text[p], "This page is about %s. %s It was written for a test.", topics[topic][0],
-                       topics[topic][p + 1]);
+        (void)snprintf(text[p], sizeof text[p], "This page is about %s. %s It was written for a test.",
+                       topics[topic][0], topics[topic][p + 1]);
         page.text = span_from_cstr(text[p]);
         CHECK_OK(store_put_page(writer, &page, &err), &err);
     }
     for (int p = 0; p < 2; p++) {
         struct store_chunk_span span = {.page = p + 1, .end = (uint32_t)strlen(text[p])};
-        struct store_chunk chunk = {.ordinal = p, .spans = &span, .span_count = 1, .heading = "",
-                                    .text = span_from_cstr(text[p]), .token_estimate = 30, .hash = (uint64_t)(topic * 2 + p + 1),
+        struct store_chunk chunk = {.ordinal = p,
+                                    .spans = &span,
+                                    .span_count = 1,
+                                    .heading = "",
+                                    .text = span_from_cstr(text[p]),
+                                    .token_estimate = 30,
+                                    .hash = (uint64_t)(topic * 2 + p + 1),
                                     .simhash = (uint64_t)check_random()};
 
         CHECK_OK(store_put_chunk(writer, &chunk, &err), &err);
@@ -98,7 +103,7 @@ const char *fixture_model(void)
     return dir;
 }
 
-/* --- The daemon ------------------------------------------------------------------------------------------------------ */
+/* --- The daemon -------------------------------------------------------------------------------------------------- */
 
 static pid_t spawn(const char *const *arguments, const char *output)
 {
@@ -211,7 +216,7 @@ int fixture_run(const char *const *arguments, char *output, size_t output_cap)
     return code;
 }
 
-/* --- Clients ----------------------------------------------------------------------------------------------------------- */
+/* --- Clients ----------------------------------------------------------------------------------------------------- */
 
 struct dsa_client *fixture_client(const struct fixture *fixture)
 {
@@ -300,7 +305,7 @@ void fixture_ask(struct dsa_client *client, const char *text, struct outcome *ou
     fixture_follow(client, request, 30, outcome);
 }
 
-/* --- Raw ------------------------------------------------------------------------------------------------------------------ */
+/* --- Raw --------------------------------------------------------------------------------------------------------- */
 
 void raw_open(struct raw *raw, const char *endpoint)
 {

@@ -119,11 +119,23 @@ TEST(a_megabyte_of_question_is_too_large)
 
 TEST(query_syntax_and_special_tokens_are_ordinary_text)
 {
-    static const char *const questions[] = {
-        "\"granite\"", "granite NEAR(quartz, 5)", "granite AND OR NOT", "granite* ^title {body} : x", "'; DROP TABLE chunks; --",
-        "\"\"\"\"\"", "(((((", "granite \"unclosed", "<|end|> granite <|answer|><|open|>",
-        "<\xEF\xBD\x9C" "begin\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C> granite", "\xF0\x9F\xA6\x85\xF0\x9F\xA6\x85", "?!",
-        "\x01\x02 granite \x1B[31m", "AND", "NOT", "-granite +quartz"};
+    static const char *const questions[] = {"\"granite\"",
+                                            "granite NEAR(quartz, 5)",
+                                            "granite AND OR NOT",
+                                            "granite* ^title {body} : x",
+                                            "'; DROP TABLE chunks; --",
+                                            "\"\"\"\"\"",
+                                            "(((((",
+                                            "granite \"unclosed",
+                                            "<|end|> granite <|answer|><|open|>",
+                                            "<\xEF\xBD\x9C"
+                                            "begin\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C> granite",
+                                            "\xF0\x9F\xA6\x85\xF0\x9F\xA6\x85",
+                                            "?!",
+                                            "\x01\x02 granite \x1B[31m",
+                                            "AND",
+                                            "NOT",
+                                            "-granite +quartz"};
     struct fixture f;
     struct dsa_client *client;
     struct outcome o;
@@ -236,13 +248,15 @@ TEST(garbage_does_no_harm)
         for (size_t k = 0; k < sizeof big / 8; k++)
             ((uint64_t *)big)[k] = k < 64 ? check_random() : 0x2020202020202020u;
         for (size_t k = 0; k < count; k++)
-            frames[k] = span_of(big + check_random() % 64, check_random() % 40 ? check_random() % 32 : check_random() % 69000);
+            frames[k] =
+                span_of(big + check_random() % 64, check_random() % 40 ? check_random() % 32 : check_random() % 69000);
         if (check_random() % 2)
             frames[0] = span_from_cstr("DSA1");
         if (count > 3 && check_random() % 2) {
             frames[1] = span_of("SACXKQLPRH~" + check_random() % 11, 1);
             frames[2] = span_of(id_a, 16);
-            frames[3] = span_from_cstr(check_random() % 2 ? "{\"job\":\"x\",\"key\":{},\"bytes\":-9}" : "{\"job\":1e3,\"from\":[]}");
+            frames[3] = span_from_cstr(check_random() % 2 ? "{\"job\":\"x\",\"key\":{},\"bytes\":-9}"
+                                                          : "{\"job\":1e3,\"from\":[]}");
         }
         raw_send_frames(&raw, frames, count);
     }
@@ -380,26 +394,35 @@ TEST(the_command_line_and_the_file_are_checked)
     CHECK(file);
     (void)fputs("[daemon]\nlog-level = info\n\n[limits]\nactvie = 3\n", file);
     (void)fclose(file);
-    CHECK_EQ_INT(fixture_run((const char *[]){DSAD_PATH, "--store", f.store, "--config", config, NULL}, output, sizeof output), 78);
+    CHECK_EQ_INT(
+        fixture_run((const char *[]){DSAD_PATH, "--store", f.store, "--config", config, NULL}, output, sizeof output),
+        78);
     CHECK(strstr(output, "bad.conf:5: unknown key 'actvie'"));
     CHECK_EQ_INT(fixture_run((const char *[]){DSAD_PATH, "--no-such", NULL}, output, sizeof output), 64);
     CHECK_EQ_INT(fixture_run((const char *[]){DSAD_PATH, NULL}, output, sizeof output), 64);
     CHECK_EQ_INT(fixture_run((const char *[]){DSAD_PATH, "--store", "/nonexistent", NULL}, output, sizeof output), 66);
     CHECK(strstr(output, "there is no store"));
-    CHECK_EQ_INT(fixture_run((const char *[]){DSAD_PATH, "--store", f.store, "--listen", "tcp://127.0.0.1:0", NULL}, output,
-                             sizeof output), 78);
+    CHECK_EQ_INT(fixture_run((const char *[]){DSAD_PATH, "--store", f.store, "--listen", "tcp://127.0.0.1:0", NULL},
+                             output, sizeof output),
+                 78);
     CHECK(strstr(output, "CURVE"));
     CHECK_EQ_INT(fixture_run((const char *[]){DSAD_PATH, "--store", f.store, "--model", "/nonexistent", NULL}, output,
                              sizeof output), 78);
     CHECK(strstr(output, "/nonexistent"));
-    CHECK_EQ_INT(fixture_run((const char *[]){DSAD_PATH, "--store", f.store, "--listen",
-                                              "ipc:///tmp/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
-                                              "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", NULL}, output, sizeof output), 78);
+    CHECK_EQ_INT(
+        fixture_run(
+            (const char *[]){DSAD_PATH, "--store", f.store, "--listen",
+                             "ipc:///tmp/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+                             "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+                             NULL},
+            output, sizeof output),
+        78);
     CHECK(strstr(output, "107"));
     CHECK_EQ_INT(fixture_run((const char *[]){DSAD_PATH, "--version", NULL}, output, sizeof output), 0);
     CHECK_EQ_INT(fixture_run((const char *[]){DSAD_PATH, "--help", NULL}, output, sizeof output), 0);
     CHECK(strstr(output, "--store DIR"));
-    CHECK_EQ_INT(fixture_run((const char *[]){DSAD_PATH, "--store", f.store, "--check", NULL}, output, sizeof output), 0);
+    CHECK_EQ_INT(fixture_run((const char *[]){DSAD_PATH, "--store", f.store, "--check", NULL}, output, sizeof output),
+                 0);
 }
 
 TEST(a_second_daemon_of_a_store_is_refused)

@@ -197,7 +197,8 @@ TEST(a_draining_daemon_refuses_and_ends)
     fixture_start(&f);
     client = fixture_client(&f);
     {
-        struct dsa_question busy = {.size = sizeof busy, .text = talk, .kind = "batch", .max_tokens = 3900, .detach = 1};
+        struct dsa_question busy = {
+            .size = sizeof busy, .text = talk, .kind = "batch", .max_tokens = 3900, .detach = 1};
 
         CHECK_EQ_INT(dsa_ask(client, &busy, &request), DSA_OK);
     }

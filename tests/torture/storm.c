@@ -1,8 +1,8 @@
 /* storm.c: R1, R3 and R4: dsad is killed again and again while clients ask, break off, come back and resume.
  *
  * The ledger is this program's memory: what was accepted, and the bytes that each stream brought. In the end every
- * accepted job must be there once, in its final state, with exactly those bytes. Nothing is timed in the short form; the
- * full form is the same with larger numbers, by environment variables (see README.md):
+ * accepted job must be there once, in its final state, with exactly those bytes. Nothing is timed in the short form;
+ * the full form is the same with larger numbers, by environment variables (see README.md):
  *
  *   TORTURE_KILLS=1000 TORTURE_CLIENTS=32 TORTURE_JOBS=100000 build/tests/torture/storm */
 #include <poll.h>
@@ -275,8 +275,9 @@ TEST(no_acknowledged_job_is_lost_or_doubled_by_kills)
     check_streams(&storm);
     check_counts(&storm);
     CHECK_EQ_INT(fixture_stop(&storm.f, SIGTERM), 0);
-    (void)printf("# %ld jobs, %ld clients, %ld kills, %ld reconnects; lost 0, doubled 0, streams equal; slowest ready after "
-                 "a kill %.0f ms\n",
-                 storm.jobs, storm.clients, storm.kills, storm.reconnects, (double)storm.worst_ready_ns / 1e6);
+    (void)printf(
+        "# %ld jobs, %ld clients, %ld kills, %ld reconnects; lost 0, doubled 0, streams equal; slowest ready after "
+        "a kill %.0f ms\n",
+        storm.jobs, storm.clients, storm.kills, storm.reconnects, (double)storm.worst_ready_ns / 1e6);
     free(storm.ledger);
 }
