@@ -1,4 +1,5 @@
 /* test_scheduler.c: many sequences at once give what each gives alone; who is served when; how work ends. */
+#include <malloc.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -544,6 +545,7 @@ TEST(scheduler_soak)
     enum { KINDS = 40, LIVE = 16 };
     const char *asked = getenv("DSA_SOAK");
     long total = asked ? atol(asked) : 300, started = 0, ended = 0, refused = 0, cancelled = 0, cached = 0;
+    size_t heap_at_half = 0, heap_most = 0;
     struct random_model m = small_model();
     struct request r[KINDS];
     struct {
@@ -599,10 +601,15 @@ TEST(scheduler_soak)
             ended++;
         }
         step(engine);
+        if (mallinfo2().uordblks > heap_most)
+            heap_most = mallinfo2().uordblks;
+        if (ended < total / 2)
+            heap_at_half = heap_most;
     }
     printf("# %ld requests: %ld cancelled, %ld refused at first, %ld found pages in the cache\n", ended, cancelled,
            refused, cached);
     CHECK(cancelled > 0 && refused > 0 && cached > 0);
+    CHECK(heap_most < heap_at_half + (1 << 20)); /* what the first half needed is enough for the second */
     CHECK_EQ_INT(kv_cache_free_pages(engine->cache), kv_cache_pages(engine->cache));
     engine_close(engine);
     for (int i = 0; i < KINDS; i++)
