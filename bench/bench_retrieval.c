@@ -104,7 +104,8 @@ static enum status fill(struct store *store, int64_t chunks, struct error *err)
     if (!status) {
         double seconds = (double)(clock_monotonic_ns() - start_ns) / 1e9;
 
-        (void)printf("written: %lld chunks, %.0f MB of text, %.0f chunks/s, %.1f MB/s\n", (long long)chunks, bytes / 1e6,
+        (void)printf("written: %lld chunks, %.0f MB of text, %.0f chunks/s, %.1f MB/s\n", (long long)chunks,
+                     bytes / 1e6,
                      (double)chunks / seconds, bytes / 1e6 / seconds);
         start_ns = clock_monotonic_ns();
         status = store_optimize(store, err);
@@ -238,7 +239,8 @@ static double file_bytes(const char *dir)
 
 int main(int argc, char **argv)
 {
-    static const struct option names[] = {{"chunks", required_argument, NULL, 'c'}, {"queries", required_argument, NULL, 'q'},
+    static const struct option names[] = {{"chunks", required_argument, NULL, 'c'},
+                                          {"queries", required_argument, NULL, 'q'},
                                           {"dir", required_argument, NULL, 'd'}, {0}};
     static const struct kind kinds[] = {{"3 rare words", {{3, 5000, 50000}, {0, 0, 0}}, 20},
                                         {"8 middling words", {{8, 300, 5000}, {0, 0, 0}}, 90},

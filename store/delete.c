@@ -42,8 +42,8 @@ static enum status hand_over(struct store *store, int64_t id, int64_t heir, stru
             "extractor, status, page_count, text_bytes, first_chunk, chunk_count FROM documents WHERE id = ?1), "
             "duplicate_of = 0 WHERE id = ?2",
         "UPDATE documents SET first_chunk = 0, chunk_count = 0 WHERE id = ?1 AND ?2 != 0",
-        "UPDATE chunks SET document_id = ?2 WHERE document_id = ?1 AND id >= (SELECT first_chunk FROM documents "
-            "WHERE id = ?2) AND id < (SELECT first_chunk + chunk_count FROM documents WHERE id = ?2)",
+        ("UPDATE chunks SET document_id = ?2 WHERE document_id = ?1 AND id >= (SELECT first_chunk FROM documents "
+            "WHERE id = ?2) AND id < (SELECT first_chunk + chunk_count FROM documents WHERE id = ?2)"),
         "UPDATE pages SET document_id = ?2 WHERE document_id = ?1",
         "UPDATE documents SET duplicate_of = ?2 WHERE duplicate_of = ?1 AND id != ?2"};
     enum status status = run_id(store, unindex, id, err);
