@@ -91,8 +91,11 @@ enum status clean_append(struct page_text *out, const struct page_line *line, co
             if (pending != '\t')
                 pending = options->keep_tabs && code == '\t' ? '\t' : ' ';
             break;
-        case CHAR_TAG: out->tag_count++; /* fall through */
-        case CHAR_HIDDEN: out->hidden_count++; break;
+        case CHAR_TAG:
+        case CHAR_HIDDEN:
+            out->hidden_count++;
+            out->tag_count += class == CHAR_TAG;
+            break;
         case CHAR_DROP:
         case CHAR_SOFT_HYPHEN: break;
         case CHAR_KEEP:

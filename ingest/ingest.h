@@ -43,7 +43,7 @@ struct ingest_sink {
     /* The row of that source: STATUS_NOT_FOUND. */
     enum status (*find)(void *context, const char *path, const char *member, struct ingest_known *known,
                         struct error *err);
-    /* Another source with the same bytes that was read (status OK or PARTIAL): STATUS_NOT_FOUND. */
+    /* Another source with the same bytes whose pages were read (status OK or PARTIAL): STATUS_NOT_FOUND. */
     enum status (*find_bytes)(void *context, const char *sha256, const char *path, const char *member, int64_t *id,
                               struct error *err);
     /* Writes a document in place of the source's old row, in one transaction. */
@@ -53,6 +53,8 @@ struct ingest_sink {
     enum status (*remove)(void *context, const char *path, bool beneath,
                           bool (*gone)(void *gone_context, const char *path, const char *member),
                           void *gone_context, int64_t *removed, struct error *err);
+    /* Puts on disk what was written so far. Called when nothing comes in for a while. */
+    enum status (*flush)(void *context, struct error *err);
     /* Calls visit for each duplicate whose original is not there any more. */
     enum status (*orphans)(void *context, bool (*visit)(void *visit_context, const char *path, const char *member),
                            void *visit_context, struct error *err);

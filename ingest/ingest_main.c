@@ -448,11 +448,13 @@ static int run(struct program *program, struct store *store)
     progress_clear(&program->progress);
     for (int i = 0; i <= DOCUMENT_DUPLICATE; i++)
         documents += totals.stored[i];
-    if (!status && store && !program->options.dry_run) {
-        if (documents >= OPTIMIZE_DOCUMENTS)
-            status = store_optimize(store, &err);
-        if (!status) /* what is still grouped goes to disk before we say that it is done */
-            status = store_group_commits(store, 0, &err);
+    /* What is still grouped goes to disk before we say that it is done. */
+    if ((!status || status == STATUS_CANCELLED) && store && !program->options.dry_run) {
+        enum status flushed = store_group_commits(store, 0, &err);
+
+        if (!flushed && !status && documents >= OPTIMIZE_DOCUMENTS)
+            flushed = store_optimize(store, &err);
+        status = flushed ? flushed : status;
     }
     if (!status || status == STATUS_CANCELLED)
         report_totals(program, &totals);

@@ -107,13 +107,18 @@ static struct timespec in_ms(int ms)
 void run_coordinate(struct run *run)
 {
     const struct ingest_options *options = run->options;
+    bool written = false; /* since the last flush */
 
     (void)pthread_mutex_lock(&run->mutex);
     while (run->running || run->calls) {
         struct call *call = run->calls;
         struct timespec until = in_ms(TICK_MS);
+        struct error err = {0};
+        enum status status = STATUS_OK;
+        bool idle;
 
         if (call) {
+            written = true;
             run->calls = call->next;
             if (!run->calls)
                 run->calls_end = &run->calls;
@@ -124,11 +129,16 @@ void run_coordinate(struct run *run)
             (void)pthread_cond_broadcast(&run->answered);
             continue;
         }
-        (void)pthread_cond_timedwait(&run->coordinator, &run->mutex, &until);
+        idle = pthread_cond_timedwait(&run->coordinator, &run->mutex, &until) == ETIMEDOUT;
         (void)pthread_mutex_unlock(&run->mutex);
+        /* Whoever else writes to the store must not wait for a slow document of ours. */
+        if (idle && written && !options->dry_run) {
+            status = run->sink->flush(run->sink->context, &err);
+            written = false;
+            if (status)
+                run_fail(run, status, &err);
+        }
         if (options->cancel && atomic_load(options->cancel) && !atomic_load(&run->stop)) {
-            struct error err;
-
             error_set(&err, STATUS_CANCELLED, "stopped on request");
             run_fail(run, STATUS_CANCELLED, &err);
         }

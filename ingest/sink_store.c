@@ -37,7 +37,9 @@ static enum status find_bytes(void *context, const char *sha256, const char *pat
     status = store_document_find_bytes(sink->store, sink->collection, sha256, &row, err);
     if (status)
         return status;
-    if (strcmp(row.path, path) == 0 && strcmp(row.member, member) == 0)
+    /* An archive has no pages. It is never a duplicate: its members are, one by one, so that each keeps its row and
+     * can take over when the other archive goes. */
+    if (row.page_count == 0 || (strcmp(row.path, path) == 0 && strcmp(row.member, member) == 0))
         return STATUS_NOT_FOUND;
     *id = row.id;
     return STATUS_OK;
@@ -89,6 +91,13 @@ static enum status put(void *context, const struct ingest_document *document, st
     if (status)
         error_prefix(err, "writing '%s'", row.path);
     return status;
+}
+
+static enum status flush(void *context, struct error *err)
+{
+    struct sink_store *sink = context;
+
+    return sink->store ? store_flush(sink->store, err) : STATUS_OK;
 }
 
 struct row_key {
@@ -191,6 +200,6 @@ static enum status orphans(void *context, bool (*visit)(void *visit_context, con
 void sink_store_init(struct sink_store *sink, struct store *store, const char *collection, struct ingest_sink *out)
 {
     *sink = (struct sink_store){store, collection};
-    *out = (struct ingest_sink){.context = sink, .find = find, .find_bytes = find_bytes, .put = put,
+    *out = (struct ingest_sink){.context = sink, .find = find, .find_bytes = find_bytes, .put = put, .flush = flush,
                                 .remove = remove_rows, .orphans = orphans};
 }

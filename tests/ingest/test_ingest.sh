@@ -50,7 +50,7 @@ test_folder() {
         where path like '%report.pdf' order by ordinal limit 1")" "Chapter 1 of the book" &&
     equal aside "$(rows "select cast(aside as text) from pages p join documents d on d.id = p.document_id
         where path like '%report.pdf' and number = 2" | tr '\n' '/')" "Running header of the report/Page 2 of 5/" &&
-    equal "pages with rectangles" "$(rows "select count(*) from pages where length(rects) > 100")" 5 &&
+    equal "pages with rectangles" "$(rows "select count(*) from page_rects where length(rects) > 50")" 5 &&
     fixture verify store >verified && [ "$(cat verified)" -ge 12 ]
 }
 
@@ -88,6 +88,18 @@ test_duplicates_and_their_heirs() {
     fixture text docs/z-copy.pdf anchor 3 # what others are copies of changes
     code 0 ingest docs/z-copy.pdf &&
     equal third "$(rows "select status from documents where path like '%z-third.pdf'")" 0 &&
+    fixture verify store >/dev/null
+}
+
+test_equal_archives_have_members_each() {
+    make_docs
+    tar cf a.tar docs
+    cp a.tar b.tar
+    code 0 ingest a.tar b.tar && equal rows "$(rows "select count(*), sum(status = 4) from documents")" "12|5" || return 1
+    mkdir kept
+    mv b.tar kept
+    code 0 ingest kept && rm a.tar && fixture text other.txt other 3 && code 0 ingest --prune . &&
+    equal rows "$(rows "select count(*), sum(status = 0) from documents where path like '%kept/b.tar'")" "6|6" &&
     fixture verify store >/dev/null
 }
 
