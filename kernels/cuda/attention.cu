@@ -20,10 +20,9 @@ static __device__ __forceinline__ float record_value(const uint8_t *record, int 
         memcpy(&scale, record + Dv + 4 * (d / SCALE_GROUP), 4);
         return e4m3_to_float(record[d]) * scale;
     } else {
-        __nv_bfloat16 value =
-            ((const __nv_bfloat16 *)(record + Dv + 4 * ((Dv + SCALE_GROUP - 1) / SCALE_GROUP)))[d - Dv];
+        const uint8_t *bytes = record + Dv + 4 * ((Dv + SCALE_GROUP - 1) / SCALE_GROUP) + 2 * (d - Dv);
 
-        return __bfloat162float(value);
+        return __uint_as_float((uint32_t)bytes[0] << 16 | (uint32_t)bytes[1] << 24);
     }
 }
 

@@ -46,7 +46,11 @@ static __global__ void latent_write_kernel(const float *c, int64_t c_stride, con
             memcpy(record + Dv + 4 * g, &s, 4);
     }
     for (int d = threadIdx.x; d < Dr; d += blockDim.x) {
-        ((__nv_bfloat16 *)(record + Dv + 4 * groups))[d] = __float2bfloat16_rn(rotary[d]);
+        /* Byte by byte: a record of odd widths is not aligned. */
+        unsigned short bits = __bfloat16_as_ushort(__float2bfloat16_rn(rotary[d]));
+
+        record[Dv + 4 * groups + 2 * d] = (uint8_t)bits;
+        record[Dv + 4 * groups + 2 * d + 1] = (uint8_t)(bits >> 8);
     }
 }
 
