@@ -17,7 +17,7 @@ static const unsigned CLOSED = 1u << 31;
 
 struct pool {
     int threads;
-    bool stopping;
+    atomic_bool stopping;
     pool_task *task;
     void *context;
     int64_t count;
@@ -102,7 +102,7 @@ static void *work(void *argument)
 
     for (;;) {
         epoch = wait_for_change(&pool->epoch, epoch, &pool->sleepers);
-        if (pool->stopping)
+        if (atomic_load(&pool->stopping))
             return NULL;
         if (join(pool)) {
             run_tasks(pool, worker->index);
@@ -143,7 +143,7 @@ void pool_destroy(struct pool *pool)
 {
     if (!pool)
         return;
-    pool->stopping = true;
+    atomic_store(&pool->stopping, true);
     (void)atomic_fetch_add(&pool->epoch, 1);
     futex_wake(&pool->epoch);
     for (int i = 1; i < pool->threads; i++)
