@@ -40,7 +40,7 @@ struct request {
     size_t message_count;
     const char **collections;
     size_t collection_count;
-    int64_t *documents;          /* JOB_SUMMARISE: exactly one */
+    int64_t *documents;
     size_t document_count;
     const char *media_type, *path_glob, *date_from, *date_to; /* NULL: any */
     int64_t budget_tokens, max_tokens, evidence, seed;

@@ -76,7 +76,7 @@ struct dsa_question {
     int night;               /* not 0: batch class, after everything interactive */
     int evidence;            /* passages to hand out; 0: the daemon's default */
     int64_t deadline_ms;     /* give up (ERROR "deadline", the job is cancelled) after that long; 0: never */
-    const char *kind;        /* NULL or "query", "summarise", "batch" */
+    const char *kind;        /* NULL or "query"; "batch": text is {"messages": […]} */
     const char *extra_json;  /* a JSON object whose fields are added to the request; NULL: none */
 };
 
