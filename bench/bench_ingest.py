@@ -93,12 +93,15 @@ def main():
     parser.add_argument("build")
     parser.add_argument("data")
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--set", choices=("filings", "short"), help="one of the two alone")
     options = parser.parse_args()
     print("load average at the start: %s; %d processors" % (os.getloadavg(), os.cpu_count()))
-    filings = [f for f in find(options.data + "/e2e") if pages_of(f) >= 45]
-    measure("Filings of 45 pages and more", options.build, filings, options.runs)
-    short = [f for part in ("pdf-robust", "pdf-plain", "pdf-groundtruth") for f in find(options.data + "/" + part)]
-    measure("Short PDFs, many of them damaged", options.build, short, options.runs)
+    if options.set != "short":
+        filings = [f for f in find(options.data + "/e2e") if pages_of(f) >= 45]
+        measure("Filings of 45 pages and more", options.build, filings, options.runs)
+    if options.set != "filings":
+        short = [f for part in ("pdf-robust", "pdf-plain", "pdf-groundtruth") for f in find(options.data + "/" + part)]
+        measure("Short PDFs, many of them damaged", options.build, short, options.runs)
     print("\nload average at the end: %s" % (os.getloadavg(),))
 
 
