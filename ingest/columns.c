@@ -434,11 +434,21 @@ static enum status slice_line(const struct page_line *line, uint32_t first, uint
     return STATUS_OK;
 }
 
+/* The reader calls a line rotated when it climbs, which cells of several rows in one line do too. Words that are
+ * wider than tall stand upright. */
+static bool is_rotated(const struct page_line *line)
+{
+    uint32_t upright = 0;
+
+    for (uint32_t w = 0; w < line->word_count; w++)
+        upright += line->words[w].x1 - line->words[w].x0 > line->words[w].y1 - line->words[w].y0;
+    return (line->flags & LINE_ROTATED) && upright * 2 < line->word_count;
+}
+
 /* Lines that take no part and go to the end: furniture, and what runs up or down the margin. */
 static bool stands_apart(const struct page_line *line)
 {
-    return line->furniture || (line->flags & LINE_ROTATED) || line->box.x1 <= line->box.x0 ||
-           line->box.y1 <= line->box.y0;
+    return line->furniture || is_rotated(line) || line->box.x1 <= line->box.x0 || line->box.y1 <= line->box.y0;
 }
 
 /* Whether a line is cut between two words: at a wide gap, or where poppler put a cell of another row behind. */

@@ -340,3 +340,32 @@ TEST(twin_rows_of_prose_keep_the_given_order)
     CHECK_EQ_STR(page_lines(&arena, &sheet.page), before);
     arena_finish(&arena);
 }
+
+/* Two cells of two rows in one line of poppler's, which the reader takes for rotated text. */
+TEST(cells_of_several_rows_in_one_line_are_parted)
+{
+    struct arena arena;
+    struct sheet sheet;
+    struct error err_storage = {0}, *err = &err_storage;
+    struct frame_word *words;
+    struct page_line *line;
+    int columns = 0;
+
+    arena_init(&arena, 16 << 20);
+    sheet_init(&sheet, 1);
+    sheet_add(&sheet, &arena, 60, 100, 10, "Total assets");
+    line = sheet_add(&sheet, &arena, 400, 100, 10, "54,148 2,380");
+    words = arena_alloc_array(&arena, 2, sizeof *words);
+    words[0] = line->words[0];
+    words[1] = line->words[1];
+    words[1].y0 += 28 * UNITS_PER_POINT;
+    words[1].y1 += 28 * UNITS_PER_POINT;
+    line->words = words;
+    line->flags = LINE_ROTATED;
+    page_line_measure(line);
+    sheet_add(&sheet, &arena, 60, 128, 10, "Accounts payable");
+    CHECK_OK(columns_order(&sheet.page, &arena, &columns, err), err);
+    CHECK_EQ_STR(page_lines(&arena, &sheet.page), "Total assets/54,148/Accounts payable/2,380");
+    CHECK_EQ_INT(sheet.page.lines[3].words[0].start, 0);
+    arena_finish(&arena);
+}
