@@ -60,6 +60,12 @@ static void read_sample(const char *folder)
         size_t at = check_random() % left;
         struct fixture_result got;
 
+#ifdef __SANITIZE_ADDRESS__
+        if (strstr(paths.items[at].text, "bomb")) { /* ends by the memory limit, which such builds do not have */
+            paths.items[at] = paths.items[left - 1];
+            continue;
+        }
+#endif
         fixture_extract_file(paths.items[at].text, &got);
         if (got.code != 0 || count_lines(&got, "start ") != 1 || count_lines(&got, "end ") != 1)
             FAIL("'%s' ends with code %d after %zu bytes", paths.items[at].text, got.code, got.text.len);
