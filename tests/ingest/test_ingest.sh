@@ -1,6 +1,6 @@
 #!/bin/bash
 # dsa-ingest from the outside: test_ingest.sh PROGRAM [NAME]; each test has a folder of its own. TAP.
-program=$1
+program=$(realpath "$1")
 only=${2:-}
 here=$(cd "$(dirname "$0")" && pwd)
 scratch=$(mktemp -d)
