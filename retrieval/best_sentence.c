@@ -55,6 +55,7 @@ struct asked { /* the question, ready to compare with */
     VEC(int) sequence;              /* terms in the order of the question, with repeats */
     double content_idf;
     size_t function_count;
+    uint64_t kind; /* the word after "what", "which", "many" */
     enum asks asks;
 };
 
@@ -71,9 +72,20 @@ struct word_list {
     const struct query *query;
     struct span text;
     VEC(int) terms;          /* the question's term, or NO_TERM, by word */
+    uint64_t related; /* terms of which a relative stands here: one bit each */
     size_t names, numbers, years;
     enum status status;
 };
+
+/* Words of one family after stemming: a common beginning of four letters and of most of the shorter one. */
+static bool are_related(struct span a, struct span b)
+{
+    size_t shorter = a.len < b.len ? a.len : b.len, common = 0;
+
+    while (common < shorter && a.ptr[common] == b.ptr[common])
+        common++;
+    return common >= 4 && common * 4 >= shorter * 3;
+}
 
 static bool note_word(void *context, struct span folded, size_t start, size_t end)
 {
@@ -86,6 +98,10 @@ static bool note_word(void *context, struct span folded, size_t start, size_t en
     list->status = vec_reserve(&list->terms, 1);
     if (list->status)
         return false;
+    for (size_t i = 0; term == NO_TERM && i < list->query->count && i < 64; i++) {
+        if (are_related(folded, list->query->terms[i].folded))
+            list->related |= 1ull << i;
+    }
     if (term == NO_TERM && isupper(first) && list->terms.count > 0)
         list->names++;
     if (term == NO_TERM && isdigit(first)) {
@@ -103,6 +119,7 @@ static enum status read_words(struct store *store, struct word_list *list, struc
     list->text = text;
     list->terms.count = 0;
     list->names = list->numbers = list->years = 0;
+    list->related = 0;
     status = store_fold_words(store, text, note_word, list, err);
     return status ? status : list->status ? error_set(err, list->status, "out of memory") : STATUS_OK;
 }
@@ -132,6 +149,14 @@ static enum status read_question(struct store *store, struct span question, stru
     asked->sequence.items = list.terms.items;
     asked->sequence.count = list.terms.count;
     asked->sequence.cap = list.terms.cap;
+    for (size_t i = 0; i + 1 < asked->sequence.count && !asked->kind; i++) {
+        struct span word = asked->query.terms[asked->sequence.items[i]].folded;
+        int next = asked->sequence.items[i + 1];
+
+        if ((span_equal_cstr(word, "what") || span_equal_cstr(word, "which") || span_equal_cstr(word, "mani")) &&
+            next < 64 && !asked->function_word[next])
+            asked->kind = 1ull << next;
+    }
     return status;
 }
 
@@ -198,6 +223,15 @@ static double function_share(const struct asked *asked, uint64_t mask)
     return asked->function_count ? (double)hits / (double)asked->function_count : 0;
 }
 
+static bool has_title_word(const struct asked *asked, uint64_t mask)
+{
+    for (size_t i = 0; i < asked->query.count && i < 64; i++) {
+        if ((mask >> i & 1) && asked->in_title[i] && !asked->function_word[i])
+            return true;
+    }
+    return false;
+}
+
 /* Pairs of neighbouring question words that are neighbours here too, or one word apart. */
 static double bigram_share(const struct asked *asked, const struct word_list *list)
 {
@@ -219,7 +253,7 @@ static double bigram_share(const struct asked *asked, const struct word_list *li
 }
 
 struct sentence_words { /* what the features of one sentence need besides its neighbours */
-    uint64_t mask;
+    uint64_t mask, related;
     size_t words, names, numbers, years;
     double bigrams;
     bool month, cause;
@@ -254,7 +288,7 @@ static enum status read_sentence(struct store *store, const struct asked *asked,
 {
     enum status status = read_words(store, list, text, err);
 
-    *words = (struct sentence_words){.mask = terms_in(list), .words = list->terms.count, .names = list->names,
+    *words = (struct sentence_words){.mask = terms_in(list), .related = list->related, .words = list->terms.count, .names = list->names,
                                      .numbers = list->numbers, .years = list->years,
                                      .bigrams = bigram_share(asked, list), .month = has_month(text),
                                      .cause = has_cause(text)};
@@ -310,6 +344,12 @@ static void fill_features(const struct asked *asked, const struct retrieval_resu
     f[SENTENCE_WHERE_NAME] = asked->asks == ASKS_WHERE && named;
     f[SENTENCE_WHAT_NAME] = asked->asks == ASKS_WHAT && named;
     f[SENTENCE_WHY_CAUSE] = asked->asks == ASKS_WHY && w->cause;
+    f[SENTENCE_RELATED] = (float)content_share(asked, w->related & ~w->mask);
+    f[SENTENCE_ASKED_KIND] = (w->mask & asked->kind) != 0;
+    f[SENTENCE_TITLE_NAMED] = has_title_word(asked, w->mask);
+    f[SENTENCE_WHO_RELATED] = asked->asks == ASKS_WHO ? f[SENTENCE_RELATED] : 0;
+    f[SENTENCE_WHEN_OVERLAP] = asked->asks == ASKS_WHEN ? (float)overlap : 0;
+    f[SENTENCE_COUNT_OVERLAP] = asked->asks == ASKS_COUNT ? (float)overlap : 0;
 }
 
 /* --- Scoring --------------------------------------------------------------------------------------------------- */

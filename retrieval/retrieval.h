@@ -142,6 +142,10 @@ enum {
     SENTENCE_COUNT_NUMBER,   /* "how many", "how much", "how long", "what percentage": a number                    */
     SENTENCE_WHO_NAME, SENTENCE_WHERE_NAME, SENTENCE_WHAT_NAME,
     SENTENCE_WHY_CAUSE,      /* "why": because, due to, so that, …                                                 */
+    SENTENCE_RELATED,        /* idf of the question's words that it lacks but has a relative of: "invent", "inventor" */
+    SENTENCE_ASKED_KIND,     /* has the word after "what", "which", "how many": "what city"                        */
+    SENTENCE_TITLE_NAMED,    /* has a word of the question that is in the document's title                         */
+    SENTENCE_WHO_RELATED, SENTENCE_WHEN_OVERLAP, SENTENCE_COUNT_OVERLAP, /* the overlap counts for less or more there */
     SENTENCE_FEATURES
 };
 

@@ -1,6 +1,7 @@
 /* test_search.c: the index's scores against BM25 written down again, filters, words, readers beside a writer. */
 #include <math.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -232,7 +233,7 @@ TEST(words_fold_as_in_the_index)
 
 struct reading {
     char dir[4096];
-    volatile bool stop;
+    atomic_bool stop;
     int searches, failures;
 };
 
