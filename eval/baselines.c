@@ -82,8 +82,8 @@ static enum status measure(struct eval_corpus *corpus, const struct eval_set *se
         arena_init(&arena, (size_t)64 << 20);
         status = retrieval_search(corpus->store, span_from_cstr(question->text), &options, &arena, &result, err);
         if (!status)
-            status = retrieval_score_sentences(corpus->store, span_from_cstr(question->text), &result, &arena, &sentences,
-                                               &count, err);
+            status = retrieval_score_sentences(corpus->store, span_from_cstr(question->text), &result, &arena,
+                                               &sentences, &count, err);
         if (!status || status == STATUS_BAD_INPUT)
             judge(question, &result, sentences, status ? 0 : count, &halves[eval_reported(question)]);
         arena_finish(&arena);
@@ -128,7 +128,8 @@ int eval_baselines(int argc, char **argv)
 
     if (argc != 3) {
         (void)fputs("usage: dsa-eval baselines DIR QA.jsonl\n"
-                    "DIR holds corpus.jsonl, queries.jsonl and qrels.tsv; QA.jsonl the answers by the same ids.\n", stderr);
+                    "DIR holds corpus.jsonl, queries.jsonl and qrels.tsv; QA.jsonl the answers by the same ids.\n",
+                    stderr);
         return 64;
     }
     status = eval_load_beir(argv[1], &set, &err);

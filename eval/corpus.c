@@ -26,8 +26,8 @@ static uint64_t hash_text(const char *text)
     return hash ? hash : 1;
 }
 
-static enum status put_passages(struct eval_corpus *corpus, const struct eval_set *set, const size_t *order, size_t first,
-                                size_t end, struct error *err)
+static enum status put_passages(struct eval_corpus *corpus, const struct eval_set *set, const size_t *order,
+                                size_t first, size_t end, struct error *err)
 {
     char path[64];
     struct store_document document = {.collection = "default", .path = path, .member = "", .media_type = "text/plain",

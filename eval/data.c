@@ -11,7 +11,7 @@
 
 enum { MAX_LINE_BYTES = 64 << 20 };
 
-/* --- Names → numbers -------------------------------------------------------------------------------------------- */
+/* --- Names → numbers ------------------------------------------------------------------------------------- */
 
 static uint64_t fnv1a(struct span text)
 {
@@ -74,7 +74,7 @@ static enum status index_put(struct index *index, const char *name, size_t value
     return STATUS_OK;
 }
 
-/* --- Reading lines ------------------------------------------------------------------------------------------------ */
+/* --- Reading lines --------------------------------------------------------------------------------------- */
 
 struct loading {
     struct eval_set *set;
@@ -93,8 +93,8 @@ static const char *copy_text(struct loading *l, const json_t *value)
 }
 
 /* Calls `take` for each line's object. */
-static enum status each_line(const char *path, struct loading *l, enum status (*take)(struct loading *l, json_t *object),
-                             struct error *err)
+static enum status each_line(const char *path, struct loading *l,
+                             enum status (*take)(struct loading *l, json_t *object), struct error *err)
 {
     FILE *file = fopen(path, "re");
     char *line = NULL;
@@ -159,7 +159,7 @@ static enum status hand_over(struct loading *l, struct error *err)
     return STATUS_OK;
 }
 
-/* --- BEIR ---------------------------------------------------------------------------------------------------------- */
+/* --- BEIR ------------------------------------------------------------------------------------------------ */
 
 static enum status take_beir_passage(struct loading *l, json_t *object)
 {
@@ -243,7 +243,7 @@ enum status eval_load_beir(const char *dir, struct eval_set *set, struct error *
     return status;
 }
 
-/* --- Records with answers -------------------------------------------------------------------------------------------- */
+/* --- Records with answers -------------------------------------------------------------------------------- */
 
 static enum status copy_answers(struct loading *l, const json_t *list, struct eval_question *question)
 {
@@ -298,7 +298,8 @@ enum status eval_load_answers(const char *path, struct eval_set *set, struct err
 /* The passage with that title and text, once. */
 static enum status intern_passage(struct loading *l, const json_t *object, size_t *passage)
 {
-    const char *title = copy_text(l, json_object_get(object, "title")), *text = copy_text(l, json_object_get(object, "text"));
+    const char *title = copy_text(l, json_object_get(object, "title")),
+               *text = copy_text(l, json_object_get(object, "text"));
     size_t bytes;
     char *key;
     enum status status;

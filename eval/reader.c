@@ -46,7 +46,7 @@ static enum status count_tokens(void *context, struct span text, size_t *tokens)
     return tokenizer_count(context, text, tokens);
 }
 
-/* --- One question --------------------------------------------------------------------------------------------- */
+/* --- One question ---------------------------------------------------------------------------------------- */
 
 static int by_score(const void *left, const void *right)
 {
@@ -180,8 +180,8 @@ static enum status ask(struct reader *reader, struct span question, struct answe
         (void)error_set(err, status, "out of memory");
         goto out;
     }
-    status = prompt_build(engine_tokenizer(reader->engine), info->prompt_style, PROMPT_ANSWER, blocks, pack.count, question,
-                          (size_t)info->window_tokens - MAX_ANSWER_TOKENS, &prompt, err);
+    status = prompt_build(engine_tokenizer(reader->engine), info->prompt_style, PROMPT_ANSWER, blocks, pack.count,
+                          question, (size_t)info->window_tokens - MAX_ANSWER_TOKENS, &prompt, err);
     if (!status)
         status = quote_index_create(engine_quote_vocab(reader->engine), quotes, pack.count, &params, &index, err);
     if (!status)
@@ -196,7 +196,7 @@ out:
     return status;
 }
 
-/* --- All questions ---------------------------------------------------------------------------------------------- */
+/* --- All questions --------------------------------------------------------------------------------------- */
 
 /* The passage of eval's set that a place stands in: each is one page of its document. */
 static bool in_gold_passage(struct reader *reader, const struct eval_question *question, const struct answer *answer)
@@ -267,8 +267,9 @@ static void print_tally(const char *half, const struct tally *t, bool answerable
 {
     (void)printf("%-12s %5zu questions", half, t->questions);
     if (answerable)
-        (void)printf("  holds a gold answer %5.1f%%  from a gold passage %5.1f%%  mean %3.0f B", share(t->right, t->questions),
-                     share(t->gold_passage, t->questions), t->quoted ? (double)t->bytes / (double)t->quoted : 0);
+        (void)printf("  holds a gold answer %5.1f%%  from a gold passage %5.1f%%  mean %3.0f B",
+                     share(t->right, t->questions), share(t->gold_passage, t->questions),
+                     t->quoted ? (double)t->bytes / (double)t->quoted : 0);
     (void)printf("  abstained %5.1f%%\n", share(t->abstained, t->questions));
 }
 
@@ -295,10 +296,12 @@ static void print_halves(const char *what, const struct tally halves[2], bool an
 
 static int usage(FILE *to)
 {
-    (void)fputs("usage: dsa-eval reader --model DIR [--backend NAME] [--budget TOKENS] [--passages N] [--limit N]\n"
-                "       [--unanswerable SOURCE] [--verbose] DIR QA.jsonl\n"
-                "DIR holds corpus.jsonl, queries.jsonl and qrels.tsv; QA.jsonl the answers by the same ids. SOURCE: also\n"
-                "ask the unanswerable questions of that source over the same passages.\n", to);
+    (void)fputs(
+        "usage: dsa-eval reader --model DIR [--backend NAME] [--budget TOKENS] [--passages N] [--limit N]\n"
+        "       [--unanswerable SOURCE] [--verbose] DIR QA.jsonl\n"
+        "DIR holds corpus.jsonl, queries.jsonl and qrels.tsv; QA.jsonl the answers by the same ids. SOURCE: also\n"
+        "ask the unanswerable questions of that source over the same passages.\n",
+        to);
     return to == stdout ? 0 : 64;
 }
 
@@ -346,11 +349,15 @@ static enum status run(struct reader *reader, const struct arguments *arguments,
 
 int eval_reader(int argc, char **argv)
 {
-    static const struct option names[] = {{"model", required_argument, NULL, 'm'}, {"backend", required_argument, NULL, 'b'},
-                                          {"budget", required_argument, NULL, 't'}, {"passages", required_argument, NULL, 'p'},
+    static const struct option names[] = {{"model", required_argument, NULL, 'm'},
+                                          {"backend", required_argument, NULL, 'b'},
+                                          {"budget", required_argument, NULL, 't'},
+                                          {"passages", required_argument, NULL, 'p'},
                                           {"limit", required_argument, NULL, 'l'},
-                                          {"unanswerable", required_argument, NULL, 'u'}, {"verbose", no_argument, NULL, 'v'},
-                                          {"help", no_argument, NULL, 'h'}, {0}};
+                                          {"unanswerable", required_argument, NULL, 'u'},
+                                          {"verbose", no_argument, NULL, 'v'},
+                                          {"help", no_argument, NULL, 'h'},
+                                          {0}};
     struct reader reader = {.budget = DEFAULT_BUDGET, .passages = 20};
     struct arguments arguments = {.limit = SIZE_MAX};
     struct error err = {0};

@@ -69,8 +69,8 @@ static void judge(const struct eval_question *question, const size_t *ranked, si
     f->first_10 += first < 10;
 }
 
-static enum status measure(struct eval_corpus *corpus, const struct eval_set *set, const struct retrieval_options *options,
-                           int half, struct figures *f, struct error *err)
+static enum status measure(struct eval_corpus *corpus, const struct eval_set *set,
+                           const struct retrieval_options *options, int half, struct figures *f, struct error *err)
 {
     int64_t spent_ns = 0;
 
@@ -117,9 +117,12 @@ static int usage(FILE *to)
 
 int eval_retrieval(int argc, char **argv)
 {
-    static const struct option names[] = {{"k1", required_argument, NULL, 'k'}, {"b", required_argument, NULL, 'b'},
+    static const struct option names[] = {{"k1", required_argument, NULL, 'k'},
+                                          {"b", required_argument, NULL, 'b'},
                                           {"title-weight", required_argument, NULL, 't'},
-                                          {"half", required_argument, NULL, 'h'}, {"help", no_argument, NULL, '?'}, {0}};
+                                          {"half", required_argument, NULL, 'h'},
+                                          {"help", no_argument, NULL, 'H'},
+                                          {0}};
     struct retrieval_options options = {.limit = DEPTH};
     struct error err = {0};
     int option, half = -1;
@@ -131,6 +134,7 @@ int eval_retrieval(int argc, char **argv)
         case 'b': options.b = atof(optarg); break;
         case 't': options.title_weight = atof(optarg); break;
         case 'h': half = optarg[0] == 'r'; break;
+        case 'H': return usage(stdout);
         default: return usage(stderr);
         }
     }

@@ -13,7 +13,7 @@ enum { MAX_SENTENCES = 4096, MAX_SENTENCE_WORDS = 4096, NO_TERM = -1 };
 
 enum asks { ASKS_OTHER, ASKS_WHEN, ASKS_COUNT, ASKS_WHO, ASKS_WHERE, ASKS_WHAT, ASKS_WHY };
 
-/* --- What is asked ------------------------------------------------------------------------------------------- */
+/* --- What is asked --------------------------------------------------------------------------------------- */
 
 static bool has_phrase(struct span text, const char *phrase)
 {
@@ -47,7 +47,7 @@ static enum asks what_is_asked(struct span question)
     return ASKS_OTHER;
 }
 
-/* --- Words ----------------------------------------------------------------------------------------------------- */
+/* --- Words ----------------------------------------------------------------------------------------------- */
 
 struct asked { /* the question, ready to compare with */
     struct query query;
@@ -175,7 +175,7 @@ static enum status read_title(struct store *store, const char *title, struct ask
     return status;
 }
 
-/* --- Features -------------------------------------------------------------------------------------------------- */
+/* --- Features -------------------------------------------------------------------------------------------- */
 
 /* Which terms of the question a stretch of text has, one bit each (of the first 64, the rest are ignored). */
 static uint64_t terms_in(const struct word_list *list)
@@ -352,7 +352,7 @@ static void fill_features(const struct asked *asked, const struct retrieval_resu
     f[SENTENCE_COUNT_OVERLAP] = asked->asks == ASKS_COUNT ? (float)overlap : 0;
 }
 
-/* --- Scoring --------------------------------------------------------------------------------------------------- */
+/* --- Scoring --------------------------------------------------------------------------------------------- */
 
 struct sentence_list { /* as VEC() has it */
     struct retrieval_sentence *items;

@@ -30,7 +30,7 @@ static bool joins(const struct candidate *a, const struct candidate *b)
            (last->page == next->page || strcmp(a->heading, b->heading) == 0);
 }
 
-/* --- One block's text ---------------------------------------------------------------------------------------- */
+/* --- One block's text ------------------------------------------------------------------------------------ */
 
 struct block_builder {
     struct store *store;
@@ -162,7 +162,7 @@ static enum status build_block(struct block_builder *b, const struct candidate *
     return status;
 }
 
-/* --- All blocks ---------------------------------------------------------------------------------------------- */
+/* --- All blocks ------------------------------------------------------------------------------------------ */
 
 static double document_score(const struct candidate *candidates, size_t count, int64_t document_id)
 {
@@ -236,7 +236,7 @@ enum status blocks_build(struct store *store, const struct candidate *candidates
     return status;
 }
 
-/* --- Back to the page ---------------------------------------------------------------------------------------- */
+/* --- Back to the page ------------------------------------------------------------------------------------ */
 
 static enum status add_rects(struct store *store, struct arena *arena, struct pack_place *place, uint32_t start,
                              uint32_t end, struct error *err)

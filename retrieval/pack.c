@@ -81,7 +81,7 @@ static enum status load_hits(struct packing *p, const struct retrieval_result *r
     return status;
 }
 
-/* --- Candidates -------------------------------------------------------------------------------------------- */
+/* --- Candidates ------------------------------------------------------------------------------------------ */
 
 struct loading {
     struct packing *packing;
@@ -234,7 +234,7 @@ static void value_neighbours(struct packing *p)
     }
 }
 
-/* --- Choosing ------------------------------------------------------------------------------------------------ */
+/* --- Choosing -------------------------------------------------------------------------------------------- */
 
 static enum status count_text(const struct packing *p, struct span text, size_t *tokens, struct error *err)
 {

@@ -62,7 +62,7 @@ struct retrieval_result {
 enum status retrieval_search(struct store *store, struct span question, const struct retrieval_options *options,
                              struct arena *arena, struct retrieval_result *result, struct error *err) MUST_CHECK;
 
-/* --- Packing ---------------------------------------------------------------------------------------------- */
+/* --- Packing --------------------------------------------------------------------------------------------- */
 
 struct pack_options {
     size_t budget_tokens;  /* for the blocks, headers included; 0: 16K */
@@ -116,7 +116,7 @@ struct pack_place {
 enum status pack_locate(struct store *store, const struct pack_block *block, size_t start, size_t end,
                         struct arena *arena, struct pack_place **places, size_t *count, struct error *err) MUST_CHECK;
 
-/* --- The strongest quotation without a model ---------------------------------------------------------------- */
+/* --- The strongest quotation without a model ------------------------------------------------------------- */
 
 /* What a sentence looks like to the ranking; each about 0..1. The weights are fitted on training questions, never
  * on evaluation ones (eval/README.md says how, and what is reached). */

@@ -4,7 +4,7 @@
 
 #include "retrieval/retrieval.h"
 
-/* --- query.c ---------------------------------------------------------------------------------------------- */
+/* --- query.c --------------------------------------------------------------------------------------------- */
 
 struct query_term {
     struct span text;   /* as the question has it: letters and digits only */
@@ -28,7 +28,7 @@ enum status query_build(struct store *store, struct span question, struct arena 
 /* A word that says how is asked, not what for: "what", "the". Folded form. */
 bool query_is_stop_word(struct span folded);
 
-/* --- sentences.c ------------------------------------------------------------------------------------------- */
+/* --- sentences.c ----------------------------------------------------------------------------------------- */
 
 /* The sentence that starts at or after `at`: false at the end of the text. White space around it is left out. */
 bool sentence_next(struct span text, size_t *at, size_t *start, size_t *end);

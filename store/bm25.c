@@ -145,7 +145,7 @@ int store_bm25_register(struct store *store, fts5_api *api)
     return api->xCreateFunction(api, "dsa_bm25", store, score_row, NULL);
 }
 
-/* --- Lengths ------------------------------------------------------------------------------------------------- */
+/* --- Lengths --------------------------------------------------------------------------------------------- */
 
 /* FTS5's docsize record: one varint a column, big-endian groups of 7 bits. */
 static uint16_t sum_sizes(struct span sizes)

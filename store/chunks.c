@@ -86,7 +86,7 @@ enum status store_page_info(struct store *store, int64_t document_id, int page_n
     return status;
 }
 
-/* --- Chunks --------------------------------------------------------------------------------------------- */
+/* --- Chunks ---------------------------------------------------------------------------------------------- */
 
 /* One pass over many chunks keeps the last page open. */
 struct chunk_reader {

@@ -9,7 +9,7 @@ enum {
     TERM_MAX_BYTES = 128
 };
 
-/* --- Opening ---------------------------------------------------------------------------------------------- */
+/* --- Opening --------------------------------------------------------------------------------------------- */
 
 struct term_cache {
     int64_t generation, all_rows;
@@ -81,7 +81,7 @@ void store_fts_forget(struct store *store)
     store->lengths.generation = -1;
 }
 
-/* --- Folding words ------------------------------------------------------------------------------------------ */
+/* --- Folding words --------------------------------------------------------------------------------------- */
 
 struct fold {
     bool (*visit)(void *context, struct span folded, size_t start, size_t end);
@@ -114,7 +114,7 @@ enum status store_fold_words(struct store *store, struct span text,
     return rc && rc != SQLITE_DONE ? db_error(&store->db, rc, "cannot split words", err) : STATUS_OK;
 }
 
-/* --- Rows by term ------------------------------------------------------------------------------------------- */
+/* --- Rows by term ---------------------------------------------------------------------------------------- */
 
 static size_t term_slot(const struct term_cache *cache, struct span term)
 {

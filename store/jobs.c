@@ -37,7 +37,7 @@ const char *job_kind_name(enum job_kind kind)
     return "unknown";
 }
 
-/* --- Opening ------------------------------------------------------------------------------------------------- */
+/* --- Opening --------------------------------------------------------------------------------------------- */
 
 static enum status open_database(const char *dir, const struct schema *schema, const char *pragmas, struct db *db,
                                  struct error *err)
@@ -204,7 +204,7 @@ int jobs_crash_fd(const struct jobs *jobs)
     return jobs->crash_fd;
 }
 
-/* --- Groups -------------------------------------------------------------------------------------------------- */
+/* --- Groups ---------------------------------------------------------------------------------------------- */
 
 enum status jobs_begin(struct jobs *jobs, struct error *err)
 {
@@ -250,7 +250,7 @@ void jobs_rollback(struct jobs *jobs)
     jobs->in_group = false;
 }
 
-/* --- One job ------------------------------------------------------------------------------------------------- */
+/* --- One job --------------------------------------------------------------------------------------------- */
 
 #define JOB_COLUMNS \
     "id, kind, class, state, principal, key, request, result, attempt, errors, crashes, detached, seed, " \
@@ -530,7 +530,7 @@ enum status jobs_retry(struct jobs *jobs, int64_t id, struct error *err)
     return status;
 }
 
-/* --- Many jobs ------------------------------------------------------------------------------------------------ */
+/* --- Many jobs ------------------------------------------------------------------------------------------- */
 
 enum status jobs_list(struct jobs *jobs, const char *principal_or_null, int64_t after_id, int limit,
                       bool (*visit)(void *context, const struct job *job), void *context, struct error *err)

@@ -92,7 +92,7 @@ enum status jobs_count(struct jobs *jobs, int64_t counts[6], struct error *err) 
 enum status jobs_put_pack(struct jobs *jobs, int64_t id, int64_t attempt, struct span pack, struct error *err) MUST_CHECK;
 enum status jobs_get_pack(struct jobs *jobs, int64_t id, struct span *pack, struct error *err) MUST_CHECK;
 
-/* --- Streams: numbered messages of a job (EVIDENCE, TOKENS, CITATION, FINAL), seq from 0 without gaps ------ */
+/* --- Streams: numbered messages of a job (EVIDENCE, TOKENS, CITATION, FINAL), seq from 0 without gaps ---- */
 
 struct stream_message {
     int64_t seq;

@@ -23,7 +23,7 @@ static void adapt(uint16_t *zero_probability, bool bit)
         *zero_probability = (uint16_t)(*zero_probability + (((1 << PROBABILITY_BITS) - *zero_probability) >> ADAPT_SHIFT));
 }
 
-/* --- Encoding ------------------------------------------------------------------------------------------------ */
+/* --- Encoding -------------------------------------------------------------------------------------------- */
 
 void range_encode_begin(struct range_encoder *encoder, struct buf *out)
 {
@@ -110,7 +110,7 @@ enum status range_encode_end(struct range_encoder *encoder)
     return encoder->status;
 }
 
-/* --- Decoding ------------------------------------------------------------------------------------------------- */
+/* --- Decoding -------------------------------------------------------------------------------------------- */
 
 static uint32_t next_byte(struct range_decoder *decoder)
 {

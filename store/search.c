@@ -14,7 +14,7 @@
 
 enum { MAX_FILTERS = 1024, MAX_SQL_BYTES = 1 << 16, MAX_LIMIT = 1000000 };
 
-/* --- Filters ------------------------------------------------------------------------------------------------- */
+/* --- Filters --------------------------------------------------------------------------------------------- */
 
 static bool has_filter(const struct store_search *s)
 {
@@ -113,7 +113,7 @@ static enum status read_ranges(struct store *store, struct searching *searching,
     return STATUS_OK;
 }
 
-/* --- The best hits ------------------------------------------------------------------------------------------- */
+/* --- The best hits --------------------------------------------------------------------------------------- */
 
 /* A heap with the worst hit on top: score, then the higher id is worse. */
 static bool worse(const struct store_hit *a, const struct store_hit *b)

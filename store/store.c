@@ -209,7 +209,7 @@ enum status store_check_writable(const struct store *store, struct error *err)
     return STATUS_OK;
 }
 
-/* --- Transactions --------------------------------------------------------------------------------------- */
+/* --- Transactions ---------------------------------------------------------------------------------------- */
 
 enum status store_change_begin(struct store *store, struct error *err)
 {

@@ -40,7 +40,7 @@ const char *store_dir(const struct store *store);
 /* Changes with every commit that changed what can be retrieved; answers carry it. */
 int64_t store_generation(struct store *store);
 
-/* --- Writing documents (STORE_INGEST) ----------------------------------------------------------------- */
+/* --- Writing documents (STORE_INGEST) -------------------------------------------------------------------- */
 
 enum document_status { DOCUMENT_OK, DOCUMENT_PARTIAL, DOCUMENT_FAILED, DOCUMENT_SKIPPED, DOCUMENT_DUPLICATE };
 const char *document_status_name(enum document_status status);
@@ -131,7 +131,7 @@ enum status store_optimize(struct store *store, struct error *err) MUST_CHECK;
 enum status store_group_commits(struct store *store, int ms, struct error *err) MUST_CHECK;
 enum status store_flush(struct store *store, struct error *err) MUST_CHECK;
 
-/* --- Reading ------------------------------------------------------------------------------------------- */
+/* --- Reading --------------------------------------------------------------------------------------------- */
 
 /* Calls `visit` for each row, ordered by id; return false to stop. Strings are borrowed during the call. */
 struct store_document_filter {
@@ -176,7 +176,7 @@ struct store_totals {
 enum status store_get_totals(struct store *store, const char *collection, struct store_totals *totals,
                              struct error *err) MUST_CHECK;
 
-/* --- Summaries (STORE_INGEST or STORE_ADMIN to write) ----------------------------------------------------- */
+/* --- Summaries (STORE_INGEST or STORE_ADMIN to write) ---------------------------------------------------- */
 
 struct store_summary {
     int64_t id;             /* out only */
@@ -199,7 +199,7 @@ enum status store_summaries(struct store *store, int64_t document_id, const char
                             bool (*visit)(void *context, const struct store_summary *summary), void *context,
                             struct error *err) MUST_CHECK;
 
-/* --- Upkeep -------------------------------------------------------------------------------------------------- */
+/* --- Upkeep ---------------------------------------------------------------------------------------------- */
 
 /* Deletes a document so that none of its words is left in the files: index folded together, freed pages overwritten,
  * WAL emptied. Takes as long as store_optimize(); STATUS_BUSY if a reader keeps the WAL. Only what the store holds:

@@ -87,7 +87,7 @@ enum status store_check(struct store *store, void (*complain)(void *context, con
     return status;
 }
 
-/* --- Backup -------------------------------------------------------------------------------------------------- */
+/* --- Backup ---------------------------------------------------------------------------------------------- */
 
 static enum status back_up_file(const char *dir, const char *to, const struct schema *schema, struct error *err)
 {

@@ -8,7 +8,7 @@
 
 #include "tests/store/documents.h"
 
-/* --- BM25 again, from the formula, over words that no stemmer changes ------------------------------------------ */
+/* --- BM25 again, from the formula, over words that no stemmer changes ------------------------------------ */
 
 enum { WORDS = 30, DOCUMENTS = 120, MAX_LEN = 60 };
 
@@ -126,7 +126,7 @@ TEST(scores_equal_the_formula)
     store_close(store);
 }
 
-/* --- Filters --------------------------------------------------------------------------------------------------- */
+/* --- Filters --------------------------------------------------------------------------------------------- */
 
 static size_t search_count(struct store *store, struct store_search search)
 {
@@ -229,7 +229,7 @@ TEST(words_fold_as_in_the_index)
     store_close(store);
 }
 
-/* --- A reader beside a writer -------------------------------------------------------------------------------- */
+/* --- A reader beside a writer ---------------------------------------------------------------------------- */
 
 struct reading {
     char dir[4096];
