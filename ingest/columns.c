@@ -489,9 +489,12 @@ enum status columns_order(struct page *page, struct arena *arena, int *columns, 
             if (w < line->word_count && !parts(&line->words[w - 1], &line->words[w], wide))
                 continue;
             page_line_measure(&part);
-            segments.items[segments.count++] = (struct segment){
-                .box = part.box, .line = i, .first_word = first, .end_word = w,
-                .bytes = line->words[w - 1].end - line->words[first].start};
+            segments.items[segments.count++] =
+                (struct segment){.box = part.box,
+                                 .line = i,
+                                 .first_word = first,
+                                 .end_word = w,
+                                 .bytes = line->words[w - 1].end - line->words[first].start};
             first = w;
         }
     }
@@ -524,7 +527,8 @@ enum status columns_order(struct page *page, struct arena *arena, int *columns, 
 
         /* Segments of one line that still follow each other are one line again. */
         for (i++; i < cut.ordered && segments.items[cut.order[i]].line == segment->line &&
-                  segments.items[cut.order[i]].first_word == end; i++)
+                  segments.items[cut.order[i]].first_word == end;
+             i++)
             end = segments.items[cut.order[i]].end_word;
         status = slice_line(&page->lines[segment->line], segment->first_word, end, arena, &lines[line_count++]);
         if (status)

@@ -301,7 +301,20 @@ static int read_passwords(struct program *program)
 /* -1 to go on, else the exit code. */
 static int parse(int argc, char **argv, struct program *program)
 {
-    enum { STORE = 256, COLLECTION, FILES_FROM, NAME, JOBS, PRUNE, RETRY, HIDDEN, DRY_RUN, JSON, PASSWORD, UNSANDBOXED };
+    enum {
+        STORE = 256,
+        COLLECTION,
+        FILES_FROM,
+        NAME,
+        JOBS,
+        PRUNE,
+        RETRY,
+        HIDDEN,
+        DRY_RUN,
+        JSON,
+        PASSWORD,
+        UNSANDBOXED
+    };
     static const struct option names[] = {{"store", required_argument, NULL, STORE},
                                           {"collection", required_argument, NULL, COLLECTION},
                                           {"files-from", required_argument, NULL, FILES_FROM},
@@ -377,7 +390,8 @@ static int parse(int argc, char **argv, struct program *program)
     return -1;
 }
 
-/* --- The run ------------------------------------------------------------------------------------------------------- */
+/* --- The run -------------------------------------------------------------------------------------------------------
+ */
 
 static int code_of_store(enum status status)
 {

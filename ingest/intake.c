@@ -160,7 +160,8 @@ enum status intake_problem(struct intake *intake, int page, const char *code, co
 
 static enum status take_problem(struct intake *intake, json_t *object)
 {
-    const char *code = copy_field(intake, object, "code", "problem"), *message = copy_field(intake, object, "message", "");
+    const char *code = copy_field(intake, object, "code", "problem"),
+               *message = copy_field(intake, object, "message", "");
     json_int_t page = json_integer_value(json_object_get(object, "page"));
 
     if (json_is_true(json_object_get(object, "fatal")) && !intake->error_code) {
@@ -460,7 +461,8 @@ enum status intake_build(struct intake *intake, struct ingest_document *document
     if (!status && (tags || hidden >= HIDDEN_NOTED)) {
         char text[96];
 
-        (void)snprintf(text, sizeof text, "%u invisible characters were left out, %u of them tag characters", hidden, tags);
+        (void)snprintf(text, sizeof text, "%u invisible characters were left out, %u of them tag characters", hidden,
+                       tags);
         status = intake_problem(intake, 0, "hidden-text", text);
     }
     if (status)

@@ -207,7 +207,8 @@ static bool has_number_cell(const struct page_line *line, int32_t gap)
         return false;
     for (uint32_t w = 1; w < line->word_count; w++) {
         if (line->words[w].x0 - line->words[w - 1].x1 >= gap)
-            return line->words[w - 1].end <= NUMBER_BYTES && isalpha((unsigned char)line->text.ptr[line->words[w].start]);
+            return line->words[w - 1].end <= NUMBER_BYTES &&
+                   isalpha((unsigned char)line->text.ptr[line->words[w].start]);
     }
     return false;
 }
@@ -490,7 +491,8 @@ static void decide_role(const struct page *page, const struct heading_rules *rul
         return;
     }
     *heading_lines = 0;
-    if (line->kind == LINE_TEXT && row && line->text.len <= NUMBER_BYTES && !row_goes_on(page, index + 1, shape->cell_gap) &&
+    if (line->kind == LINE_TEXT && row && line->text.len <= NUMBER_BYTES &&
+        !row_goes_on(page, index + 1, shape->cell_gap) &&
         (*level = heading_level(rules, page, index + 1, &unused)) != 0) {
         *heading_lines = 2;
     } else if (!row && (shape->role != BLOCK_TABLE_ROW || has_number_cell(line, shape->cell_gap))) {

@@ -45,7 +45,8 @@ static size_t closing_mark(struct span text, size_t at)
         return 0;
     if (strchr("\"')]", text.ptr[at]))
         return 1;
-    if (at + 3 <= text.len && (memcmp(text.ptr + at, "\xE2\x80\x9D", 3) == 0 || memcmp(text.ptr + at, "\xE2\x80\x99", 3) == 0))
+    if (at + 3 <= text.len &&
+        (memcmp(text.ptr + at, "\xE2\x80\x9D", 3) == 0 || memcmp(text.ptr + at, "\xE2\x80\x99", 3) == 0))
         return 3;
     return 0;
 }

@@ -100,7 +100,8 @@ static char *sentences(struct fixture *f, int count, const char *word)
     char *text = arena_alloc(&f->arena, (size_t)count * 200);
 
     for (int i = 0; i < count; i++)
-        sprintf(text + strlen(text), "%sSentence %d says that the %s is of some length, and ends.", i ? " " : "", i, word);
+        sprintf(text + strlen(text), "%sSentence %d says that the %s is of some length, and ends.", i ? " " : "", i,
+                word);
     return text;
 }
 

@@ -27,7 +27,8 @@ static void add_two_columns(struct sheet *sheet, struct arena *arena, bool glued
         float y = 120 + 14 * (float)row;
 
         if (glued) {
-            snprintf(text, sizeof text, "left line %02d of words in a column|right line %02d of words in a column", row, row);
+            snprintf(text, sizeof text, "left line %02d of words in a column|right line %02d of words in a column", row,
+                     row);
             sheet_add(sheet, arena, 60, y, 10, text);
         } else {
             snprintf(text, sizeof text, "left line %02d of words in a column", row);
@@ -118,7 +119,8 @@ TEST(a_table_is_read_along_its_rows)
     for (int row = 0; row < 30; row++) {
         char text[120];
 
-        snprintf(text, sizeof text, "Net sales of the segment number %d|%d,%03d|%d,%03d", row, row + 3, 7 * row, row, row);
+        snprintf(text, sizeof text, "Net sales of the segment number %d|%d,%03d|%d,%03d", row, row + 3, 7 * row, row,
+                 row);
         sheet_add(&sheet, &arena, 60, 100 + 14 * (float)row, 10, text);
     }
     before = page_lines(&arena, &sheet.page);
@@ -138,7 +140,8 @@ TEST(one_column_stays_as_it_is)
     arena_init(&arena, 16 << 20);
     sheet_init(&sheet, 1);
     for (int row = 0; row < 40; row++)
-        sheet_add(&sheet, &arena, 60, 100 + 14 * (float)row, 10, "a line of prose as wide as the page is, or nearly so, and no more than that");
+        sheet_add(&sheet, &arena, 60, 100 + 14 * (float)row, 10,
+                  "a line of prose as wide as the page is, or nearly so, and no more than that");
     CHECK_OK(columns_order(&sheet.page, &arena, &columns, err), err);
     CHECK_EQ_INT(columns, 1);
     arena_finish(&arena);
@@ -201,7 +204,8 @@ TEST(running_headers_and_footers_are_marked)
             bool running = line->box.y0 < 50 * UNITS_PER_POINT || line->box.y0 > 750 * UNITS_PER_POINT;
 
             if (line->furniture != running)
-                FAIL("page %d: '%.*s' is %sfurniture", p + 1, (int)line->text.len, line->text.ptr, running ? "not " : "");
+                FAIL("page %d: '%.*s' is %sfurniture", p + 1, (int)line->text.len, line->text.ptr,
+                     running ? "not " : "");
         }
     }
     arena_finish(&arena);
@@ -298,7 +302,8 @@ TEST(a_table_given_by_columns_is_put_into_rows)
 
     arena_init(&arena, 16 << 20);
     sheet_init(&sheet, 1);
-    sheet_add(&sheet, &arena, 60, 70, 10, "A sentence before the table, as wide as the whole page of text is, or nearly so.");
+    sheet_add(&sheet, &arena, 60, 70, 10,
+              "A sentence before the table, as wide as the whole page of text is, or nearly so.");
     for (int row = 0; row < 6; row++)
         sheet_add(&sheet, &arena, 60, 100 + 14 * (float)row, 10, "A label of the table");
     for (int row = 0; row < 6; row++) {
@@ -332,7 +337,8 @@ TEST(twin_rows_of_prose_keep_the_given_order)
             float shift = 30 * (float)row;
 
             sheet_add(&sheet, &arena, side ? 330 + shift : 60 + shift, 100 + 14 * (float)row, 9,
-                      side ? "right-hand prose in a row of the page, slanted" : "left-hand prose in a row of the page, slanted");
+                      side ? "right-hand prose in a row of the page, slanted"
+                           : "left-hand prose in a row of the page, slanted");
         }
     }
     before = page_lines(&arena, &sheet.page);
