@@ -20,7 +20,13 @@
 
 #include "kernels/fp8.h"
 
+/* Register tiles need everything inlined. The portable set has no registers to speak of: there it would only cost
+ * compilation, minutes of it under a sanitizer. */
+#if defined(ISA_AVX512) || defined(ISA_AVX2)
 #define VEC_INLINE static inline __attribute__((always_inline, unused))
+#else
+#define VEC_INLINE static inline __attribute__((unused))
+#endif
 
 enum { LANES = 16 };
 
