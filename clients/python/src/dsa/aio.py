@@ -1,0 +1,109 @@
+"""The asyncio client. Many generators may run at once; one task reads the socket for all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from typing import Any, AsyncIterator, Dict, List, Optional, Union
+
+import zmq
+import zmq.asyncio
+
+from . import events
+from .session import PING_S, WINDOW, Request, Session, configure, endpoint_of
+
+
+class AsyncClient:
+    def __init__(self, endpoint: Optional[str] = None, *, store: Optional[str] = None, server_key: Optional[bytes] = None,
+                 secret_key: Optional[bytes] = None, window: int = WINDOW) -> None:
+        address, known_key = endpoint_of(endpoint, store)
+        self._session = Session(window)
+        self._context = zmq.asyncio.Context()
+        self._socket = self._context.socket(zmq.DEALER)
+        configure(self._socket, address, server_key or known_key, secret_key)
+        self._arrived: Dict[bytes, asyncio.Event] = {}
+        self._reader: Optional["asyncio.Task[None]"] = None
+
+    async def __aenter__(self) -> "AsyncClient":
+        self._reader = asyncio.ensure_future(self._read())
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        if self._reader:
+            self._reader.cancel()
+            await asyncio.gather(self._reader, return_exceptions=True)
+        await self._flush()
+        self._socket.close()
+        self._context.term()
+
+    def ask(self, question: Union[str, bytes], **options: Any) -> AsyncIterator[events.Event]:
+        return self._events(self._session.ask(question, options), bool(options.get("detach")))
+
+    def attach(self, job: int, from_seq: int = 0) -> AsyncIterator[events.Event]:
+        return self._events(self._session.attach(job, from_seq), True)
+
+    async def cancel(self, job: int) -> Dict[str, Any]:
+        return (await self._reply("X", {"job": job}))[0]
+
+    async def status(self) -> Dict[str, Any]:
+        return (await self._reply("Q", {}))[0]
+
+    async def jobs(self, after: int = 0, all: bool = False) -> List[Dict[str, Any]]:
+        return json.loads((await self._reply("L", {"after": after, "all": all}))[1])
+
+    async def _next(self, request: Request) -> Any:
+        arrived = self._arrived.setdefault(request.id, asyncio.Event())
+        await self._flush()
+        while not request.items:
+            arrived.clear()
+            await arrived.wait()
+        return request.items.popleft()
+
+    async def _reply(self, type_: str, header: Dict[str, Any]) -> Any:
+        request = self._session.request(type_, header)
+        try:
+            item, _ = await self._next(request)
+        finally:
+            self._arrived.pop(request.id, None)
+            self._session.forget(request)
+        if isinstance(item, events.Error):
+            raise item
+        return item
+
+    async def _events(self, request: Request, detached: bool) -> AsyncIterator[events.Event]:
+        try:
+            while True:
+                item, price = await self._next(request)
+                if isinstance(item, events.Error):
+                    raise item
+                yield item
+                self._session.consumed(request, price)
+                if isinstance(item, events.Final):
+                    return
+        finally:
+            self._arrived.pop(request.id, None)
+            if not request.done:
+                (self._session.forget if detached else self._session.cancel)(request)
+                await asyncio.shield(self._flush())
+
+    async def _read(self) -> None:
+        while True:
+            self._session.tick(time.monotonic())
+            await self._flush()
+            if not await self._socket.poll(int(PING_S * 1000 / 2)):
+                continue
+            request = self._session.receive(await self._socket.recv_multipart())
+            if request is not None and request.id in self._arrived:
+                self._arrived[request.id].set()
+
+    async def _flush(self) -> None:
+        while self._session.outgoing:
+            frames = self._session.outgoing.popleft()
+            try:
+                await self._socket.send_multipart(frames, zmq.DONTWAIT)
+            except zmq.Again:
+                self._session.unsent(frames)

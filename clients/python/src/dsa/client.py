@@ -1,0 +1,90 @@
+"""The blocking client. One thread; several generators may be open at once."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any, Dict, Iterator, List, Optional, Union
+
+import zmq
+
+from . import events
+from .session import PING_S, WINDOW, Request, Session, configure, endpoint_of
+
+
+class Client:
+    def __init__(self, endpoint: Optional[str] = None, *, store: Optional[str] = None, server_key: Optional[bytes] = None,
+                 secret_key: Optional[bytes] = None, window: int = WINDOW) -> None:
+        address, known_key = endpoint_of(endpoint, store)
+        self._session = Session(window)
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.DEALER)
+        configure(self._socket, address, server_key or known_key, secret_key)
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._flush()
+        self._socket.close()
+        self._context.term()
+
+    def ask(self, question: Union[str, bytes], **options: Any) -> Iterator[events.Event]:
+        """Events of a new job, up to its FINAL. Options are SUBMIT's fields: collections, budget_tokens, seed, …"""
+        return self._events(self._session.ask(question, options), bool(options.get("detach")))
+
+    def attach(self, job: int, from_seq: int = 0) -> Iterator[events.Event]:
+        """Events of a job from any number on. Closing this generator leaves the job alone."""
+        return self._events(self._session.attach(job, from_seq), True)
+
+    def cancel(self, job: int) -> Dict[str, Any]:
+        return self._reply("X", {"job": job})[0]
+
+    def status(self) -> Dict[str, Any]:
+        return self._reply("Q", {})[0]
+
+    def jobs(self, after: int = 0, all: bool = False) -> List[Dict[str, Any]]:
+        return json.loads(self._reply("L", {"after": after, "all": all})[1])
+
+    def _reply(self, type_: str, header: Dict[str, Any]) -> Any:
+        request = self._session.request(type_, header)
+        while not request.items:
+            self._turn()
+        item = request.items.popleft()[0]
+        if isinstance(item, events.Error):
+            raise item
+        return item
+
+    def _events(self, request: Request, detached: bool) -> Iterator[events.Event]:
+        try:
+            while True:
+                while not request.items:
+                    self._turn()
+                item, price = request.items.popleft()
+                if isinstance(item, events.Error):
+                    raise item
+                yield item
+                self._session.consumed(request, price)
+                if isinstance(item, events.Final):
+                    return
+        finally:
+            if not request.done:
+                (self._session.forget if detached else self._session.cancel)(request)
+                self._flush()
+
+    def _turn(self) -> None:
+        self._session.tick(time.monotonic())
+        self._flush()
+        if self._socket.poll(int(PING_S * 1000 / 2)):
+            self._session.receive(self._socket.recv_multipart())
+
+    def _flush(self) -> None:
+        while self._session.outgoing:
+            frames = self._session.outgoing.popleft()
+            try:
+                self._socket.send_multipart(frames, zmq.DONTWAIT)
+            except zmq.Again:
+                self._session.unsent(frames)

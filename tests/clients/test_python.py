@@ -1,0 +1,154 @@
+#!/usr/bin/env python3
+"""The Python client against a real dsad: test_python.py DSAD MAKE_STORE, TAP on standard output.
+
+MAKE_STORE is a program that makes a small store, and a checkpoint, where the environment says."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "clients", "python", "src"))
+try:
+    import zmq  # noqa: F401
+except ImportError:
+    print("1..0 # SKIP no pyzmq")
+    sys.exit(0)
+
+import dsa
+
+DSAD, MAKE_STORE = sys.argv[1:3]
+
+
+class Daemon:
+    def __init__(self, directory, model=None):
+        self.store, self.model = os.path.join(directory, "store"), model
+        places = {"MAKE_STORE": self.store, **({"MAKE_MODEL": model} if model else {})}
+        subprocess.run([MAKE_STORE], check=True, env={**os.environ, **places}, stdout=subprocess.DEVNULL)
+        self.start()
+
+    def start(self):
+        note = os.path.join(self.store, "run", "endpoint")
+        if os.path.exists(note):
+            os.unlink(note)
+        arguments = [DSAD, "--store", self.store] + (["--model", self.model, "--threads", "1"] if self.model else [])
+        self.process = subprocess.Popen(arguments, stderr=subprocess.DEVNULL)
+        until = time.monotonic() + 20
+        while not os.path.exists(note):
+            assert self.process.poll() is None and time.monotonic() < until, "dsad is not ready"
+            time.sleep(0.005)
+
+    def stop(self, number):
+        self.process.send_signal(number)
+        return self.process.wait(20)
+
+
+def collect(events):
+    answer, seqs, kinds = "", [], []
+    for event in events:
+        kinds.append(type(event).__name__)
+        if event.seq >= 0:
+            seqs.append(event.seq)
+        if isinstance(event, dsa.Tokens):
+            answer += event.text
+    return answer, seqs, kinds
+
+
+def test_sync(daemon):
+    with dsa.Client(store=daemon.store) as client:
+        events = list(client.ask("How fast does the peregrine falcon dive?", evidence=1))
+        kinds = [type(e).__name__ for e in events if not isinstance(e, dsa.Progress)]
+        assert kinds[0] == "Accepted" and kinds[1] == "Evidence" and kinds[-1] == "Final", kinds
+        citation = next(e for e in events if isinstance(e, dsa.Citation))
+        assert citation.verified and citation.path.endswith("falcons.pdf"), citation
+        assert "three hundred kilometres" in citation.text
+        assert events[-1].answered_by == "extractive-baseline"
+        again, seqs, _ = collect(client.attach(events[0].job))
+        assert again == "".join(e.text for e in events if isinstance(e, dsa.Tokens))
+        assert seqs == list(range(len(seqs)))
+        assert client.status()["jobs"]["final"] == 1
+        assert client.jobs()[0]["state"] == "final"
+
+
+def test_errors(daemon):
+    with dsa.Client(store=daemon.store) as client:
+        for arguments, code in (({"question": ""}, "empty-question"), ({"question": "x", "budget_tokens": 1}, "bad-request"),
+                                ({"question": "granite", "collections": ["moon"]}, "no-such-collection")):
+            try:
+                list(client.ask(**arguments))
+            except dsa.Error as error:
+                assert error.code == code, error
+            else:
+                raise AssertionError("no error")
+
+
+def test_async(daemon):
+    async def one(client, question):
+        return "".join([e.text async for e in client.ask(question) if isinstance(e, dsa.Tokens)])
+
+    async def run():
+        async with dsa.AsyncClient(store=daemon.store) as client:
+            answers = await asyncio.gather(*[one(client, q) for q in ("What is granite?", "What do ferries carry?") * 10])
+            assert len(set(answers)) == 2, answers
+            assert (await client.status())["active"] == 0
+
+    asyncio.run(run())
+
+
+def talk(**options):
+    return dict(kind="batch", max_tokens=3900, messages=[{"role": "user", "content": "Talk."}], **options)
+
+
+def test_resume_after_kill(daemon):
+    options = dict(kind="batch", max_tokens=500, temperature=1, seed=3, detach=True,
+                   messages=[{"role": "user", "content": "Talk."}])
+    with dsa.Client(store=daemon.store) as client:
+        calm, _, _ = collect(client.ask("", **options))
+        answer, seqs, count = "", [], 0
+        for event in client.ask("", **options):
+            if event.seq >= 0:
+                seqs.append(event.seq)
+            if isinstance(event, dsa.Tokens):
+                answer += event.text
+                count += 1
+                if count in (3, 9):
+                    assert daemon.stop(signal.SIGKILL) == -signal.SIGKILL
+                    daemon.start()
+        assert seqs == list(range(len(seqs)))
+        assert answer == calm and len(calm) > 10
+
+
+def test_closing_a_generator_cancels(daemon):
+    with dsa.Client(store=daemon.store) as client:
+        events = client.ask("", **talk())
+        job = next(events).job
+        events.close()
+        until = time.monotonic() + 10
+        while client.jobs(after=job - 1)[0]["state"] not in ("cancelled", "final") and time.monotonic() < until:
+            time.sleep(0.02)
+        assert client.jobs(after=job - 1)[0]["state"] == "cancelled"
+
+
+def main():
+    plain = [test_sync, test_errors, test_async]
+    with_model = [test_resume_after_kill, test_closing_a_generator_cancels]
+    failed = 0
+    for number, test in enumerate(plain + with_model, 1):
+        with tempfile.TemporaryDirectory() as directory:
+            daemon = Daemon(directory, os.path.join(directory, "model") if test in with_model else None)
+            try:
+                test(daemon)
+                assert daemon.stop(signal.SIGTERM) == 0
+                print(f"ok {number} - {test.__name__}", flush=True)
+            except Exception as error:  # noqa: BLE001: a test's failure, whatever it is
+                failed += 1
+                daemon.process.kill()
+                print(f"not ok {number} - {test.__name__}\n# {type(error).__name__}: {error}", flush=True)
+    print(f"1..{len(plain + with_model)}")
+    return failed != 0
+
+
+sys.exit(main())
