@@ -301,6 +301,27 @@ test_any_number_of_jobs_gives_the_same_store() {
     cmp rows-1 rows-2 && cmp rows-1 rows-7
 }
 
+# The parent believes nothing: beside it stands an extractor that lies.
+test_a_lying_extractor() {
+    mkdir bin
+    cp "$program" bin/dsa-ingest
+    cp "$here/lying_extract.py" bin/dsa-extract
+    for name in $(bin/dsa-extract --names); do echo "$name" >"docs/$name"; done
+    for jobs in 1 3; do
+        code 2 bin/dsa-ingest --store store-$jobs --jobs $jobs docs || return 1
+        fixture query store-$jobs "select replace(path, '$PWD/docs/', ''), status, page_count, title from documents
+            where member = '' order by path" >rows-$jobs
+        fixture verify store-$jobs >/dev/null || return 1
+    done
+    cmp rows-1 rows-3 && equal files "$(wc -l <rows-1)" "$(find docs -type f | wc -l)" || return 1
+    expect() { equal "$1" "$(grep "^$1" rows-1)" "$1|$2"; }
+    expect honest.txt "0|1|" && expect garbage.txt "2|0|" && expect nothing.txt "2|0|" && expect no-end.txt "1|1|" &&
+    expect mid-page.txt "1|2|" && expect mid-frame.txt "1|1|" && expect huge-frame.txt "2|0|" &&
+    expect no-start.txt "2|0|" && expect pages-descend.txt "1|1|" && expect not-utf8.txt "1|1|" &&
+    expect json-types.txt "1|1|" && expect escape.txt "0|1|a[31mred line" && expect both.txt "1|1|" &&
+    expect server-dies.txt "2|0|"
+}
+
 test_json() {
     make_docs
     head -c 3000 /dev/urandom >docs/noise.bin
