@@ -38,7 +38,7 @@ static enum status is_settled(struct run *run, const struct task *task, const st
     enum status status = STATUS_OK;
 
     *settled = !task->reread;
-    if (options->retry && (known->status == DOCUMENT_FAILED || known->status == DOCUMENT_PARTIAL))
+    if (options->retry && known->status != DOCUMENT_OK && known->status != DOCUMENT_DUPLICATE)
         *settled = false;
     if (known->encrypted && options->password_count)
         *settled = false;

@@ -103,7 +103,7 @@ struct ingest_options {
     bool allow_unsandboxed;
     bool dry_run;                   /* writes nothing; sink.put and sink.remove are not called */
     bool prune;                     /* first removes what is gone beneath the roots */
-    bool retry;                     /* reads again what failed or was cut before */
+    bool retry;                     /* reads again what failed, was skipped or cut before */
     bool hidden;                    /* folders' hidden files too */
     const char *const *paths;       /* files and folders, as given; every one must be there */
     size_t path_count;

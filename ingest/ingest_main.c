@@ -41,7 +41,7 @@ static const char usage[] =
     "  --name NAME            the name of what comes by standard input (default: stdin: and its hash)\n"
     "  --jobs N               documents read at a time (default: the number of processors)\n"
     "  --prune                first remove documents beneath the folders named whose files are gone\n"
-    "  --retry                read again what failed or was read in part\n"
+    "  --retry                read again what failed, was skipped or read in part\n"
     "  --hidden               read hidden files and folders too\n"
     "  --dry-run              say what would be done\n"
     "  --json                 one JSON object a document on standard output, and one for the sum\n"

@@ -30,9 +30,10 @@ static enum status commit(struct worker *worker, struct task *task, struct inges
     return run_call(worker->run, run_commit, &call, err);
 }
 
-static enum status commit_unreadable(struct worker *worker, struct task *task, const char *why, struct error *err)
+static enum status commit_unreadable(struct worker *worker, struct task *task, const char *code, const char *why,
+                                     struct error *err)
 {
-    const struct store_problem problem = {0, "unreadable", why};
+    const struct store_problem problem = {0, code, why};
     struct ingest_document document = {.row = {.status = DOCUMENT_FAILED, .error = why, .media_type = "", .title = "",
                                                .author = "", .language = "", .created = "", .modified = "",
                                                .extractor = ""},
@@ -109,7 +110,7 @@ static enum status open_file(struct worker *worker, struct task *task, enum verd
 
             return run_call(worker->run, run_missing, &call, err);
         }
-        return commit_unreadable(worker, task, strerror(cause), err);
+        return commit_unreadable(worker, task, "unreadable", strerror(cause), err);
     }
     task->size_bytes = info.st_size;
     task->mtime_ms = (int64_t)info.st_mtim.tv_sec * 1000 + info.st_mtim.tv_nsec / 1000000;
@@ -117,11 +118,11 @@ static enum status open_file(struct worker *worker, struct task *task, enum verd
         char text[64];
 
         (void)snprintf(text, sizeof text, "larger than %lld GiB", LIMIT_DOCUMENT_BYTES >> 30);
-        return commit_unreadable(worker, task, text, err);
+        return commit_unreadable(worker, task, "limit-size", text, err);
     }
     status = digest_file(task->fd, task->sha256, &bytes, &why);
     if (status)
-        return commit_unreadable(worker, task, why.message, err);
+        return commit_unreadable(worker, task, "unreadable", why.message, err);
     return ask(worker, task, false, verdict, err);
 }
 
