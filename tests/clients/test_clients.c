@@ -243,3 +243,58 @@ TEST(tcp_admits_the_keys_of_the_list_alone)
     CHECK_EQ_INT(fixture_run((const char *[]){DSAD_PATH, "--store", f.store, "--config", "/dev/null", "--listen",
                                               "tcp://127.0.0.1:*", NULL}, output, sizeof output), 78);
 }
+
+/* --- Batches --------------------------------------------------------------------------------------------------------- */
+
+static int count_lines(const char *path, const char *holding)
+{
+    FILE *file = fopen(path, "r");
+    char *line = NULL;
+    size_t cap = 0;
+    int count = 0;
+
+    CHECK(file);
+    while (getline(&line, &cap, file) > 0)
+        count += strstr(line, holding) != NULL;
+    free(line);
+    (void)fclose(file);
+    return count;
+}
+
+TEST(dsa_batch_runs_a_file_and_does_nothing_twice)
+{
+    char input[300], answers[330], errors[330], output[4096];
+    struct fixture f;
+    FILE *file;
+
+    fixture_store(&f, true);
+    f.model = fixture_model();
+    fixture_start(&f);
+    (void)snprintf(input, sizeof input, "%s.jsonl", f.store);
+    (void)snprintf(answers, sizeof answers, "%s.output.jsonl", input);
+    (void)snprintf(errors, sizeof errors, "%s.errors.jsonl", input);
+    file = fopen(input, "w");
+    CHECK(file);
+    for (int i = 0; i < 50; i++)
+        (void)fprintf(file, "{\"custom_id\":\"c%d\",\"method\":\"POST\",\"url\":\"/v1/chat/completions\",\"body\":{\"model\":"
+                            "\"x\",\"max_tokens\":8,\"messages\":[{\"role\":\"user\",\"content\":\"Say %d.\"}]}}\n", i, i);
+    (void)fputs("not json\n\n{\"custom_id\":\"bad\",\"url\":\"/v1/embeddings\",\"body\":{}}\n", file);
+    (void)fputs("{\"custom_id\":\"refused\",\"body\":{\"max_tokens\":-1,\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}}\n",
+                file);
+    (void)fclose(file);
+    CHECK_EQ_INT(fixture_run((const char *[]){BATCH_PATH, "--store", f.store, "--json", "run", input, NULL}, output,
+                             sizeof output), 2);
+    CHECK(strstr(output, "\"done\":50") && strstr(output, "\"failed\":3") && strstr(output, "\"cached\":0"));
+    CHECK_EQ_INT(count_lines(answers, "\"status_code\":200"), 50);
+    CHECK_EQ_INT(count_lines(answers, "\"custom_id\":\"c17\""), 1);
+    CHECK_EQ_INT(count_lines(errors, "\"error\":{"), 3);
+    CHECK_EQ_INT(count_lines(errors, "bad-request"), 1);
+    CHECK_EQ_INT(fixture_stop(&f, SIGKILL), 128 + SIGKILL);
+    fixture_start(&f);
+    CHECK_EQ_INT(fixture_run((const char *[]){BATCH_PATH, "--store", f.store, "--json", "run", input, NULL}, output,
+                             sizeof output), 2);
+    CHECK(strstr(output, "\"done\":50") && strstr(output, "\"cached\":50"));
+    CHECK_EQ_INT(fixture_run((const char *[]){CTL_PATH, "--store", f.store, "status", NULL}, output, sizeof output), 0);
+    CHECK(strstr(output, "final 50"));
+    CHECK_EQ_INT(fixture_stop(&f, SIGTERM), 0);
+}
