@@ -392,6 +392,22 @@ static enum status send_outline(struct frame_writer *out, PopplerDocument *docum
     return status;
 }
 
+/* Files inside a PDF are not read; each is named. */
+static enum status report_attachments(struct frame_writer *out, PopplerDocument *document)
+{
+    GList *list = poppler_document_get_attachments(document);
+    enum status status = STATUS_OK;
+
+    for (GList *at = list; at && !status; at = at->next) {
+        const PopplerAttachment *attachment = at->data;
+
+        status = frame_writer_problem(out, "attachment-skipped", 0, "'%s' was not read",
+                                      attachment->name ? attachment->name : "");
+    }
+    g_list_free_full(list, g_object_unref);
+    return status;
+}
+
 static char *iso_date(GDateTime *date)
 {
     char *text = date ? g_date_time_format_iso8601(date) : NULL;
@@ -442,6 +458,8 @@ static enum status pdf_read(const struct reader_job *job, struct error *err)
     status = send_meta(job->out, document, page_count);
     if (!status)
         status = send_outline(job->out, document);
+    if (!status)
+        status = report_attachments(job->out, document);
     if (!status)
         status = send_pages(&pages, document, page_count);
     if (!status && pages.bad_pages == page_count)

@@ -40,10 +40,16 @@ static bool is_verbatim(const char *name)
     return false;
 }
 
+/* Text to look at, but no text to read: markup that nothing here takes off. */
+static bool is_foreign_markup(struct span head)
+{
+    return (head.len >= 5 && memcmp(head.ptr, "{\\rtf", 5) == 0) || (head.len >= 4 && memcmp(head.ptr, "%!PS", 4) == 0);
+}
+
 static int text_bid(struct span head, const char *name)
 {
     (void)name;
-    return text_is_likely(head) ? 10 : 0;
+    return text_is_likely(head) && !is_foreign_markup(head) ? 10 : 0;
 }
 
 static struct span trim(struct span text)

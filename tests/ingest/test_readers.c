@@ -77,6 +77,22 @@ TEST(pdf_metadata_labels_and_outline)
     fixture_result_finish(&got);
 }
 
+TEST(pdf_attachments_are_named_and_not_read)
+{
+    struct fixture_pdf pdf;
+    struct fixture_result got;
+
+    fixture_pdf_init(&pdf);
+    fixture_pdf_page(&pdf, 612, 792, "BT /F 10 Tf 72 700 Td (cover) Tj ET");
+    pdf.catalog = "/Names<</EmbeddedFiles<</Names[(data.csv)900 0 R]>>>>";
+    pdf.objects = "900 0 obj\n<</Type/Filespec/F(data.csv)/UF(data.csv)/EF<</F 901 0 R>>>>\nendobj\n"
+                  "901 0 obj\n<</Type/EmbeddedFile/Length 4>>\nstream\na,b\n\nendstream\nendobj\n";
+    read_pdf(&pdf, &got);
+    check_has_line(&got, "problem {\"code\":\"attachment-skipped\",\"message\":\"'data.csv' was not read\",\"page\":0}");
+    CHECK(strstr(got.text.ptr, "] cover\n"));
+    fixture_result_finish(&got);
+}
+
 TEST(pdf_tiny_and_faint_text_is_kept_and_counted)
 {
     struct fixture_pdf pdf;
@@ -321,6 +337,9 @@ TEST(empty_and_unknown_files)
 
     read_text("", "empty.txt", &got);
     check_has_line(&got, "problem {\"code\":\"empty\"…");
+    fixture_result_finish(&got);
+    read_text("{\\rtf1 hello}", "a.rtf", &got);
+    check_has_line(&got, "problem {\"code\":\"unknown-type\",\"message\":\"an RTF document that no reader here takes\"…");
     fixture_result_finish(&got);
     fixture_extract(span_of(noise, sizeof noise), "program", false, NULL, NULL, &got);
     check_has_line(&got, "problem {\"code\":\"unknown-type\",\"message\":\"a program that no reader here takes\"…");
