@@ -14,7 +14,7 @@ const char *detect_kind(struct span head)
         const char *kind;
     } kinds[] = {
         {"\xD0\xCF\x11\xE0\xA1\xB1\x1A\xE1", 8, "an old or encrypted Microsoft Office file"},
-        {"{\\rtf", 5, "an RTF document"}, {"%!PS", 4, "a PostScript document"},
+        {"%!PS", 4, "a PostScript document"},
         {"7z\xBC\xAF\x27\x1C", 6, "a 7z archive"}, {"Rar!\x1A\x07", 6, "a rar archive"},
         {"\x89PNG", 4, "a picture"}, {"\xFF\xD8\xFF", 3, "a picture"}, {"GIF8", 4, "a picture"},
         {"II*\0", 4, "a picture"}, {"MM\0*", 4, "a picture"}, {"BM", 2, "a picture"},

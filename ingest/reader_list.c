@@ -11,6 +11,7 @@ const struct reader *const reader_list[] = {
     &reader_bzip2,
     &reader_xz,
     &reader_zstd,
+    &reader_rtf,
     &reader_mail,
     &reader_html,
     &reader_markdown,

@@ -43,7 +43,7 @@ static bool is_verbatim(const char *name)
 /* Text to look at, but no text to read: markup that nothing here takes off. */
 static bool is_foreign_markup(struct span head)
 {
-    return (head.len >= 5 && memcmp(head.ptr, "{\\rtf", 5) == 0) || (head.len >= 4 && memcmp(head.ptr, "%!PS", 4) == 0);
+    return head.len >= 4 && memcmp(head.ptr, "%!PS", 4) == 0;
 }
 
 static int text_bid(struct span head, const char *name)

@@ -6,7 +6,7 @@
 
 extern const struct reader reader_pdf, reader_zip, reader_tar, reader_gzip, reader_bzip2, reader_xz,
     reader_zstd, reader_html, reader_markdown, reader_table, reader_text, reader_docx, reader_pptx, reader_xlsx,
-    reader_odf, reader_epub, reader_mail;
+    reader_odf, reader_epub, reader_mail, reader_rtf;
 
 /* The reader for a document: the one named by `media_type` (may be NULL), else the highest bid; NULL for bytes
  * that no reader takes. `source` is looked at only for a zip whose head does not say what it is. */

@@ -338,8 +338,8 @@ TEST(empty_and_unknown_files)
     read_text("", "empty.txt", &got);
     check_has_line(&got, "problem {\"code\":\"empty\"…");
     fixture_result_finish(&got);
-    read_text("{\\rtf1 hello}", "a.rtf", &got);
-    check_has_line(&got, "problem {\"code\":\"unknown-type\",\"message\":\"an RTF document that no reader here takes\"…");
+    read_text("%!PS-Adobe-3.0\nshowpage\n", "a.ps", &got);
+    check_has_line(&got, "problem {\"code\":\"unknown-type\",\"message\":\"a PostScript document that no reader here takes\"…");
     fixture_result_finish(&got);
     fixture_extract(span_of(noise, sizeof noise), "program", false, NULL, NULL, &got);
     check_has_line(&got, "problem {\"code\":\"unknown-type\",\"message\":\"a program that no reader here takes\"…");
@@ -602,5 +602,43 @@ TEST(mail_decoders_survive_anything)
         CHECK_OK(mail_decode_base64(span_of(text, len), &out), (struct error *)NULL);
         (void)mail_parameter(span_of(text, len), "x", parameter, sizeof parameter);
         buf_finish(&out);
+    }
+}
+
+/* --- RTF ----------------------------------------------------------------------------------------------------- */
+
+TEST(rtf_text_characters_tables_and_metadata)
+{
+    struct fixture_result got;
+
+    read_text("{\\rtf1\\ansi\\ansicpg1251\\uc1{\\fonttbl{\\f0 Times;}{\\f7\\fcharset128 Mincho;}}{\\info{\\title The title}{\\author Me}}"
+              "{\\*\\secret hidden}\\pard\\outlinelevel1 A heading\\par\\pard Plain {\\b bold} \\u8364?\\'e4\\emdash x\\{y\\}{\\f7\\'82\\'a0}\\par "
+              "\\u-10179?\\u-8704?\\par{\\pict\\bin5 }}}}}abc\\par}"
+              "\\trowd\\intbl a\\cell b\\cell\\row\\pard after\\par}",
+              "a.rtf", &got);
+    check_has_line(&got, "meta {\"title\":\"The title\",\"author\":\"Me\"}");
+    check_has_line(&got, "heading2 A heading");
+    check_has_line(&got, "text Plain bold \xE2\x82\xAC\xD0\xB4\xE2\x80\x94x{y}\xE3\x81\x82");
+    check_has_line(&got, "text \xF0\x9F\x98\x80");
+    check_has_line(&got, "row a\tb");
+    check_has_line(&got, "text after");
+    check_has_no(&got, "hidden");
+    check_has_no(&got, "Times");
+    fixture_result_finish(&got);
+}
+
+TEST(rtf_rubbish_ends)
+{
+    static const char alphabet[] = "{}\\\\'*u1-9 abpartintblcellrow\n";
+    char text[2000] = "{\\rtf1";
+
+    for (int round = 0; round < 30; round++) {
+        struct fixture_result got;
+
+        for (size_t i = 6; i < sizeof text; i++)
+            text[i] = alphabet[check_random() % (sizeof alphabet - 1)];
+        fixture_extract(span_of(text, sizeof text), "a.rtf", false, NULL, NULL, &got);
+        CHECK_EQ_INT(got.code, 0);
+        fixture_result_finish(&got);
     }
 }
