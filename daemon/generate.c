@@ -287,6 +287,7 @@ void *generate_run(void *context)
         if (!list && queue_is_closed(&generate->in))
             break;
         handle(generate, &runs, list);
+        atomic_store(&generate->busy, runs.list.count > 0);
         retry_waiting(generate, &runs);
         if (runs.list.count && engine_step(generate->engine, &worked, &err)) {
             struct message *message = message_create(MESSAGE_FATAL);
@@ -298,6 +299,7 @@ void *generate_run(void *context)
         (void)atomic_fetch_add(&generate->steps, 1);
         for (size_t i = 0; i < runs.list.count;)
             i += !look_after(generate, &runs, i);
+        atomic_store(&generate->busy, runs.list.count > 0);
     }
     finish(&runs);
     return NULL;

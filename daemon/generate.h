@@ -12,7 +12,8 @@ struct generate {
     struct engine *engine;
     struct queue in;        /* owned by whoever fills this in */
     struct queue *writer;
-    atomic_llong steps;     /* counts up while it lives: the watchdog's proof of progress */
+    atomic_llong steps;     /* counts up with every turn: the watchdog's proof of progress … */
+    atomic_bool busy;       /* … while there is work in hand */
 };
 
 void *generate_run(void *generate); /* the thread; ends when `in` is closed */

@@ -258,8 +258,6 @@ static void begin_drain(struct service *service)
         message_destroy(message);
 }
 
-/* The watchdog is fed while the engine steps or has nothing to do: its queue empty and its counter standing still
- * is idleness, a standing counter with questions in work is not. A step is shorter than half the interval. */
 static int watchdog_ms(void)
 {
     uint64_t us = 0;
@@ -267,16 +265,28 @@ static int watchdog_ms(void)
     return sd_watchdog_enabled(0, &us) > 0 ? (int)(us / 2000) : -1;
 }
 
+/* The watchdog is fed while the engine steps or has nothing in hand. A step (a chunk of prefill) is shorter than half
+ * the interval. */
+static void feed_watchdog(struct service *service, long long *steps)
+{
+    long long now = atomic_load(&service->generate.steps);
+
+    if (now != *steps || !atomic_load(&service->generate.busy))
+        (void)sd_notify(0, "WATCHDOG=1");
+    *steps = now;
+}
+
 static void wait_for_end(struct service *service)
 {
     struct pollfd fds[2] = {{.fd = service->signal_fd, .events = POLLIN}, {.fd = service->done_fd, .events = POLLIN}};
     int feed_ms = watchdog_ms(), stops = 0;
+    long long steps = -1;
 
     for (;;) {
         struct signalfd_siginfo info;
 
         if (poll(fds, 2, feed_ms) == 0)
-            (void)sd_notify(0, "WATCHDOG=1");
+            feed_watchdog(service, &steps);
         while (read(service->signal_fd, &info, sizeof info) == (ssize_t)sizeof info) {
             if (info.ssi_signo == SIGHUP)
                 continue;
