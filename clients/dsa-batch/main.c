@@ -1,9 +1,9 @@
 /* main.c: dsa-batch: files of conversations in the OpenAI batch format, run by night.
  *
- * The client reads and writes the files; the daemon never opens a path that a client names. Each line becomes a detached
- * job of the batch class whose idempotency key is made of its custom_id and its body: run again, a line that was done is
- * read back, not done again, and one that was interrupted goes on. The output appears whole (written beside, synced,
- * renamed) when the run ends. */
+ * The client reads and writes the files; the daemon never opens a path that a client names. Each line becomes a
+ * detached job of the batch class whose idempotency key is made of its custom_id and its body: run again, a line that
+ * was done is read back, not done again, and one that was interrupted goes on. The output appears whole (written
+ * beside, synced, renamed) when the run ends. */
 #include <errno.h>
 #include <getopt.h>
 #include <inttypes.h>
@@ -49,19 +49,21 @@ static void on_interrupt(int number)
 
 static void usage(FILE *out)
 {
-    (void)fputs("usage: dsa-batch run [option…] FILE.jsonl\n\n"
-                "Runs the conversations of a file in the OpenAI batch format (custom_id, /v1/chat/completions bodies) as\n"
-                "jobs of the batch class. Run again it continues; what was done is not done twice.\n\n"
-                "  --store DIR, --connect ENDPOINT, --key FILE, --server-key KEY   which daemon, as for dsa-query\n"
-                "  --output FILE   answers (FILE.output.jsonl)\n"
-                "  --errors FILE   what failed, and why (FILE.errors.jsonl)\n"
-                "  --until HH:MM   begin nothing new after that time; the next run goes on\n"
-                "  --json          the report as one JSON object\n"
-                "  --version, --help\n",
-                out);
+    (void)fputs(
+        "usage: dsa-batch run [option…] FILE.jsonl\n\n"
+        "Runs the conversations of a file in the OpenAI batch format (custom_id, /v1/chat/completions bodies) as\n"
+        "jobs of the batch class. Run again it continues; what was done is not done twice.\n\n"
+        "  --store DIR, --connect ENDPOINT, --key FILE, --server-key KEY   which daemon, as for dsa-query\n"
+        "  --output FILE   answers (FILE.output.jsonl)\n"
+        "  --errors FILE   what failed, and why (FILE.errors.jsonl)\n"
+        "  --until HH:MM   begin nothing new after that time; the next run goes on\n"
+        "  --json          the report as one JSON object\n"
+        "  --version, --help\n",
+        out);
 }
 
-/* --- Lines in ------------------------------------------------------------------------------------------------------ */
+/* --- Lines in ------------------------------------------------------------------------------------------------------
+ */
 
 static void write_line(FILE *file, json_t *json)
 {
@@ -190,7 +192,8 @@ static int fill(struct batch *batch, struct dsa_client *client)
     return result;
 }
 
-/* --- Answers ------------------------------------------------------------------------------------------------------- */
+/* --- Answers -------------------------------------------------------------------------------------------------------
+ */
 
 static void write_answer(struct batch *batch, const struct line *line, const struct dsa_event *event)
 {
@@ -203,14 +206,16 @@ static void write_answer(struct batch *batch, const struct line *line, const str
 
     (void)snprintf(id, sizeof id, "batch_req_%" PRId64, line->job);
     (void)snprintf(request, sizeof request, "job-%" PRId64, line->job);
-    write_line(batch->out,
-               json_pack("{s:s, s:s, s:{s:i, s:s, s:{s:s, s:s, s:I, s:s, s:[{s:i, s:{s:s, s:o}, s:s}], s:{s:I, s:I, s:I}}}, s:n}",
-                         "id", id, "custom_id", line->custom_id, "response", "status_code", 200, "request_id", request,
-                         "body", "id", request, "object", "chat.completion", "created",
-                         (json_int_t)(clock_wall_ms() / 1000), "model", model ? model : "", "choices", "index", 0,
-                         "message", "role", "assistant", "content", content ? content : json_string(""), "finish_reason",
-                         strcmp(event->reason, "length") == 0 ? "length" : "stop", "usage", "prompt_tokens", in,
-                         "completion_tokens", out, "total_tokens", in + out, "error"));
+    write_line(
+        batch->out,
+        json_pack(
+            "{s:s, s:s, s:{s:i, s:s, s:{s:s, s:s, s:I, s:s, s:[{s:i, s:{s:s, s:o}, s:s}], s:{s:I, s:I, s:I}}}, s:n}",
+            "id", id, "custom_id", line->custom_id, "response", "status_code", 200, "request_id", request, "body", "id",
+            request, "object", "chat.completion", "created", (json_int_t)(clock_wall_ms() / 1000), "model",
+            model ? model : "", "choices", "index", 0, "message", "role", "assistant", "content",
+            content ? content : json_string(""), "finish_reason",
+            strcmp(event->reason, "length") == 0 ? "length" : "stop", "usage", "prompt_tokens", in, "completion_tokens",
+            out, "total_tokens", in + out, "error"));
     batch->done++;
     batch->tokens_in += in;
     batch->tokens_out += out;
@@ -253,7 +258,8 @@ static void show_progress(const struct batch *batch, bool last)
     if (batch->tool.json || !isatty(STDERR_FILENO))
         return;
     (void)fprintf(stderr, "\r\033[K%" PRId64 " done, %" PRId64 " failed, %d in work, %.1f tokens/s%s", batch->done,
-                  batch->failed, batch->flying, (double)batch->tokens_out / (seconds > 0 ? seconds : 1), last ? "\n" : "");
+                  batch->failed, batch->flying, (double)batch->tokens_out / (seconds > 0 ? seconds : 1),
+                  last ? "\n" : "");
 }
 
 static void report(const struct batch *batch)
@@ -262,19 +268,20 @@ static void report(const struct batch *batch)
     double rate = (double)batch->tokens_out / (seconds > 0 ? seconds : 1);
 
     if (batch->tool.json)
-        write_line(stdout, json_pack("{s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:b}", "done", (json_int_t)batch->done, "cached",
-                                     (json_int_t)batch->cached, "failed", (json_int_t)batch->failed, "tokens_in",
-                                     (json_int_t)batch->tokens_in, "tokens_out", (json_int_t)batch->tokens_out, "seconds",
-                                     seconds, "tokens_per_second", rate, "complete",
-                                     !batch->out_of_time && !interrupted));
+        write_line(stdout,
+                   json_pack("{s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:b}", "done", (json_int_t)batch->done, "cached",
+                             (json_int_t)batch->cached, "failed", (json_int_t)batch->failed, "tokens_in",
+                             (json_int_t)batch->tokens_in, "tokens_out", (json_int_t)batch->tokens_out, "seconds",
+                             seconds, "tokens_per_second", rate, "complete", !batch->out_of_time && !interrupted));
     else
-        (void)printf("%" PRId64 " done (%" PRId64 " of them before), %" PRId64 " failed; %" PRId64 " tokens in, %" PRId64
-                     " out; %.1f s, %.1f tokens/s%s\n",
+        (void)printf("%" PRId64 " done (%" PRId64 " of them before), %" PRId64 " failed; %" PRId64
+                     " tokens in, %" PRId64 " out; %.1f s, %.1f tokens/s%s\n",
                      batch->done, batch->cached, batch->failed, batch->tokens_in, batch->tokens_out, seconds, rate,
                      batch->out_of_time ? "; out of time: run again to go on" : "");
 }
 
-/* --- Running ------------------------------------------------------------------------------------------------------- */
+/* --- Running -------------------------------------------------------------------------------------------------------
+ */
 
 static FILE *open_new(const struct batch *batch, const char *path)
 {
@@ -340,8 +347,8 @@ static bool parse_until(const char *text, int64_t *until_ms)
     time_t now = time(NULL);
     struct tm when;
 
-    if (sscanf(text, "%2d:%2d%n", &hours, &minutes, &used) != 2 || text[used] || hours > 23 || minutes > 59 || hours < 0 ||
-        minutes < 0 || !localtime_r(&now, &when))
+    if (sscanf(text, "%2d:%2d%n", &hours, &minutes, &used) != 2 || text[used] || hours > 23 || minutes > 59 ||
+        hours < 0 || minutes < 0 || !localtime_r(&now, &when))
         return false;
     when.tm_hour = hours;
     when.tm_min = minutes;
@@ -394,7 +401,16 @@ static int open_files_and_run(struct batch *batch)
 }
 
 enum {
-    OPT_STORE = 256, OPT_CONNECT, OPT_KEY, OPT_SERVER_KEY, OPT_OUTPUT, OPT_ERRORS, OPT_UNTIL, OPT_JSON, OPT_VERSION, OPT_HELP
+    OPT_STORE = 256,
+    OPT_CONNECT,
+    OPT_KEY,
+    OPT_SERVER_KEY,
+    OPT_OUTPUT,
+    OPT_ERRORS,
+    OPT_UNTIL,
+    OPT_JSON,
+    OPT_VERSION,
+    OPT_HELP
 };
 
 int main(int argc, char **argv)
