@@ -91,16 +91,27 @@ void fixture_store(struct fixture *fixture, bool filled)
     store_close(store);
 }
 
-const char *fixture_model(void)
+static const char *make_model(const char *name, bool reader)
 {
     static char dir[256];
     struct random_model model = random_model_default(RANDOM_V32, RANDOM_F32);
     struct error err = {0};
 
-    (void)snprintf(dir, sizeof dir, "%s/model", check_temp_dir());
+    model.reader = reader;
+    (void)snprintf(dir, sizeof dir, "%s/%s", check_temp_dir(), name);
     if (mkdir(dir, 0755) == 0)
         CHECK_OK(random_model_write(&model, dir, &err), &err);
     return dir;
+}
+
+const char *fixture_model(void)
+{
+    return make_model("model", false);
+}
+
+const char *fixture_reader(void)
+{
+    return make_model("reader", true);
 }
 
 /* --- The daemon -------------------------------------------------------------------------------------------------- */

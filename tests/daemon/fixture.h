@@ -22,6 +22,7 @@ struct fixture {
 void fixture_store(struct fixture *fixture, bool filled);
 /* A directory with a small checkpoint of random weights. Borrowed. */
 const char *fixture_model(void);
+const char *fixture_reader(void); /* the same in the form of the reader: its special tokens and prompt */
 /* Starts dsad and waits until it is ready. */
 void fixture_start(struct fixture *fixture);
 /* Sends a signal and waits for the end; returns the exit code, or 128 + the signal that ended it. */

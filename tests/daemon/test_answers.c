@@ -155,6 +155,33 @@ TEST(a_random_checkpoint_quotes_verbatim_and_says_what_it_is)
     CHECK_EQ_INT(fixture_stop(&f, SIGTERM), 0);
 }
 
+/* The reader's form: special tokens inside, “quotation” [id] outside. */
+TEST(the_readers_form_is_shown_as_quotations_with_ids)
+{
+    struct fixture f;
+    struct outcome o;
+    struct dsa_client *client;
+
+    fixture_store(&f, true);
+    f.model = fixture_reader();
+    fixture_start(&f);
+    client = fixture_client(&f);
+    fixture_ask(client, "What is granite made of?", &o);
+    CHECK_EQ_STR(o.code, "");
+    CHECK(o.final);
+    CHECK_EQ_STR(o.answered_by, "random-checkpoint");
+    CHECK(o.answer_len > 0);
+    CHECK(strstr(o.answer, "<|") == NULL);
+    if (strcmp(o.reason, "stop") == 0) {
+        CHECK(strncmp(o.answer, "\xE2\x80\x9C", 3) == 0);
+        CHECK(strstr(o.answer, "\xE2\x80\x9D ["));
+        CHECK(o.citations >= 1);
+    }
+    CHECK_EQ_INT(o.verified, o.citations);
+    dsa_close(client);
+    CHECK_EQ_INT(fixture_stop(&f, SIGTERM), 0);
+}
+
 TEST(equal_questions_give_equal_answers)
 {
     struct fixture f;
