@@ -3,7 +3,7 @@
  * 1. A pivot from 256 strided samples (1024 of a long row), three deviations on the safe side.
  * 2. One pass keeps values and positions strictly above the pivot and counts those equal to it. The store is
  *    unconditional: a branch on "any above?" is mispredicted often enough to double the time.
- * 3. above >= k: the threshold is the k-th of the few that were kept (radix select on their bit patterns).
+ * 3. above >= k: the threshold is the k-th of the few that were kept (selected by their bit patterns).
  *    above < k <= above + equal: the pivot itself is the threshold (ReLU makes such ties common).
  *    Otherwise the sample misled: the threshold is selected from the whole row.
  * 4. What exceeds the threshold, and the first of those that equal it, are written in order.
@@ -13,7 +13,7 @@
 
 #include "kernels/cpu/isa/functions.h"
 
-enum { SAMPLES = 1024, FEW_SAMPLES = 256, LONG_ROW = 32768, RADIX_BINS = 256 };
+enum { SAMPLES = 1024, FEW_SAMPLES = 256, LONG_ROW = 32768, RADIX_BITS = 8 };
 
 /* Unsigned order of the result is the order of the floats; no NaN, no -0. */
 static uint32_t order_bits(float value)
@@ -28,29 +28,40 @@ static float value_of_order(uint32_t order)
     return f32_from_bits(order & 0x80000000u ? order & 0x7fffffffu : ~order);
 }
 
-/* The rank-th largest (1 = largest) of keys[0..count), which is overwritten. */
+/* The rank-th largest (1 = largest) of keys[0..count), count > 0, which is overwritten. Each round spreads the range
+ * of what is left over 256 bins and keeps one of them; the leading bits alone would be nearly the same for all. */
 static uint32_t select_rank(uint32_t *keys, int32_t count, int32_t rank)
 {
-    uint32_t prefix = 0;
+    uint32_t low = UINT32_MAX, high = 0;
 
-    for (int shift = 24; shift >= 0; shift -= 8) {
-        uint32_t histogram[RADIX_BINS] = {0}, bin = RADIX_BINS - 1;
+    for (int32_t i = 0; i < count; i++) {
+        low = keys[i] < low ? keys[i] : low;
+        high = keys[i] > high ? keys[i] : high;
+    }
+    while (low < high) {
+        int bits = 32 - __builtin_clz(high - low), shift = bits > RADIX_BITS ? bits - RADIX_BITS : 0;
+        uint32_t histogram[1 << RADIX_BITS] = {0}, bin = (high - low) >> shift, base = low;
         int32_t kept = 0;
 
         for (int32_t i = 0; i < count; i++)
-            histogram[keys[i] >> shift & (RADIX_BINS - 1)]++;
+            histogram[(keys[i] - base) >> shift]++;
         while ((int32_t)histogram[bin] < rank)
             rank -= (int32_t)histogram[bin--];
-        prefix |= bin << shift;
+        low = UINT32_MAX;
+        high = 0;
         for (int32_t i = 0; i < count; i++) {
             uint32_t key = keys[i];
 
             keys[kept] = key;
-            kept += (key >> shift & (RADIX_BINS - 1)) == bin;
+            kept += (key - base) >> shift == bin;
         }
         count = kept;
+        for (int32_t i = 0; i < count; i++) {
+            low = keys[i] < low ? keys[i] : low;
+            high = keys[i] > high ? keys[i] : high;
+        }
     }
-    return prefix;
+    return low;
 }
 
 static vf load_scores(const float *score, int32_t count, int32_t i)
