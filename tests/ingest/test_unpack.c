@@ -100,9 +100,9 @@ TEST(every_format_and_filter_by_file_and_by_pipe)
         {"gnutar", "none", "application/x-tar"}, {"ustar", "gzip", "application/gzip"},
         {"ustar", "bzip2", "application/x-bzip2"}, {"ustar", "xz", "application/x-xz"}, {"ustar", "zstd", "application/zstd"},
     };
-    char *big = malloc(3 << 20);
+    char *big = malloc(700 << 10);
 
-    for (size_t i = 0; i < 3 << 20; i++)
+    for (size_t i = 0; i < 700 << 10; i++)
         big[i] = (char)(check_random() >> 56);
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
         struct maker m;
@@ -112,7 +112,7 @@ TEST(every_format_and_filter_by_file_and_by_pipe)
         maker_open(&m, kinds[i].format, kinds[i].filter, NULL);
         maker_add(&m, "folder/", AE_IFDIR, NULL, "", 0);
         maker_add_text(&m, "folder/a.txt", "first");
-        maker_add(&m, "folder/big.bin", AE_IFREG, NULL, big, 3 << 20);
+        maker_add(&m, "folder/big.bin", AE_IFREG, NULL, big, 700 << 10);
         maker_add_text(&m, "folder/empty", "");
         extract_both(maker_close(&m), "papers", &got);
         (void)snprintf(start, sizeof start, "start {\"media_type\":\"%s\"…", kinds[i].type);
@@ -250,7 +250,7 @@ static long long bytes_out(const struct fixture_result *got)
 
 TEST(a_flat_bomb_is_stopped_by_its_ratio)
 {
-    size_t len = 100 << 20;
+    size_t len = 40 << 20;
     char *same = malloc(len);
     static const char *const formats[][2] = {{"zip", "none"}, {"ustar", "gzip"}, {"raw", "xz"}};
 
