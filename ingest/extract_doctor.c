@@ -42,8 +42,8 @@ static bool try_exec(void)
 
 static bool try_memory(void)
 {
-    return mmap(NULL, 2 * (size_t)LIMIT_CHILD_MEMORY_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) !=
-           MAP_FAILED;
+    return mmap(NULL, 2 * (size_t)LIMIT_CHILD_MEMORY_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
+                0) != MAP_FAILED;
 }
 
 static const char *attempt(const struct jail *jail, bool (*try)(void))
@@ -58,7 +58,9 @@ static const char *attempt(const struct jail *jail, bool (*try)(void))
         return "could not be tried";
     if (WIFSIGNALED(status))
         return WTERMSIG(status) == SIGSYS ? "stopped (killed)" : "stopped (signal)";
-    return WEXITSTATUS(status) == 0 ? "stopped (refused)" : WEXITSTATUS(status) == 1 ? "POSSIBLE" : "the jail does not close";
+    return WEXITSTATUS(status) == 0   ? "stopped (refused)"
+           : WEXITSTATUS(status) == 1 ? "POSSIBLE"
+                                      : "the jail does not close";
 }
 
 int extract_doctor(const struct jail *jail)

@@ -124,8 +124,9 @@ int main(int argc, char **argv)
         xmlInitParser();
         reader_pdf_warm_up();
         reader_text_warm_up();
-        code = options.serve ? extract_serve(jail, options.allow_unsandboxed)
-                             : extract_print(options.path, &options.wishes, jail, options.raw, options.allow_unsandboxed);
+        code = options.serve
+                   ? extract_serve(jail, options.allow_unsandboxed)
+                   : extract_print(options.path, &options.wishes, jail, options.raw, options.allow_unsandboxed);
     }
     jail_destroy(jail);
     return code;

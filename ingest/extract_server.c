@@ -163,7 +163,8 @@ static const char *reason_for(const struct child *child, int status, const struc
         return "ok";
     if (child->killed)
         return "killed";
-    if (signal == SIGXCPU || (signal == SIGKILL && usage->ru_utime.tv_sec + usage->ru_stime.tv_sec >= LIMIT_CHILD_CPU_SECONDS))
+    if (signal == SIGXCPU ||
+        (signal == SIGKILL && usage->ru_utime.tv_sec + usage->ru_stime.tv_sec >= LIMIT_CHILD_CPU_SECONDS))
         return "timeout";
     if (signal == SIGSYS)
         return "jail";

@@ -120,7 +120,8 @@ enum status text_repair(struct buf *out, struct span text, bool *repaired)
             i += len;
             continue;
         }
-        /* Control characters (C0, DEL, C1) become spaces of the same length, so that offsets stay; rubbish becomes U+FFFD. */
+        /* Control characters (C0, DEL, C1) become spaces of the same length, so that offsets stay; rubbish becomes
+         * U+FFFD. */
         changed |= len != 1 || !(code == '\r' || code == '\f' || code == '\v');
         status = buf_append(out, text.ptr + from, i - from);
         if (!status)
@@ -173,8 +174,9 @@ static enum status put_json(struct buf *out, enum frame_type type, json_t *value
 
 enum status frame_writer_start(struct frame_writer *writer, const char *media_type)
 {
-    enum status status = put_json(&writer->bytes, FRAME_START,
-                                  json_pack("{s:s, s:s}", "media_type", media_type, "extractor", "dsa-extract " DSA_VERSION));
+    enum status status =
+        put_json(&writer->bytes, FRAME_START,
+                 json_pack("{s:s, s:s}", "media_type", media_type, "extractor", "dsa-extract " DSA_VERSION));
 
     /* Flushed at once: the first sign of life. */
     return status ? status : flush(writer);
@@ -214,7 +216,8 @@ enum status frame_writer_outline(struct frame_writer *writer, const struct frame
     }
     status = put_json(&writer->bytes, FRAME_OUTLINE, array);
     if (!status && kept < count)
-        status = frame_writer_problem(writer, "limit-outline", 0, "the first %zu of %zu entries were kept", kept, count);
+        status =
+            frame_writer_problem(writer, "limit-outline", 0, "the first %zu of %zu entries were kept", kept, count);
     return status;
 }
 

@@ -97,7 +97,8 @@ static size_t take_word(struct span text, struct buf *out, enum status *status)
     char charset[64], kind, *star;
     struct buf bytes;
 
-    if (!first || (size_t)(first - rest.ptr) + 3 >= rest.len || first[2] != '?' || (size_t)(first - rest.ptr) >= sizeof charset)
+    if (!first || (size_t)(first - rest.ptr) + 3 >= rest.len || first[2] != '?' ||
+        (size_t)(first - rest.ptr) >= sizeof charset)
         return 0;
     kind = (char)(first[1] | 32);
     body = span_slice(rest, (size_t)(first - rest.ptr) + 3, rest.len);

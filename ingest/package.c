@@ -69,7 +69,8 @@ static enum status add_part(struct package *package, struct archive *archive, co
         }
         package->total += len;
         if (package->total > LIMIT_ARCHIVE_RATIO_GRACE_BYTES && package->total / LIMIT_ARCHIVE_RATIO > whole)
-            status = frame_writer_fail(job->out, err, "limit-ratio", "'%s' expands more than %d:1", name, LIMIT_ARCHIVE_RATIO);
+            status = frame_writer_fail(job->out, err, "limit-ratio", "'%s' expands more than %d:1", name,
+                                       LIMIT_ARCHIVE_RATIO);
         else if (package->total > TOTAL_BYTES_MAX)
             status = frame_writer_fail(job->out, err, "limit-total", "more than %d bytes of XML", TOTAL_BYTES_MAX);
         else
@@ -93,8 +94,8 @@ static enum status add_part(struct package *package, struct archive *archive, co
     return STATUS_OK;
 }
 
-static enum status read_parts(struct package *package, struct archive *archive, const struct reader_job *job, size_t whole,
-                              struct error *err)
+static enum status read_parts(struct package *package, struct archive *archive, const struct reader_job *job,
+                              size_t whole, struct error *err)
 {
     struct archive_entry *entry;
     enum status status = STATUS_OK;
@@ -324,7 +325,7 @@ enum status package_send_meta(const struct package *package, const char *part, s
     return status;
 }
 
-/* --- What kind of document a zip is -------------------------------------------------------------------------------- */
+/* --- What kind of document a zip is ----------------------------------------------------------------------- */
 
 static unsigned le16(const char *at)
 {
@@ -371,7 +372,8 @@ const struct reader *package_reader(struct span zip)
         }
         has_content |= span_equal_cstr(name, "content.xml");
         has_manifest |= span_equal_cstr(name, "META-INF/manifest.xml");
-        at += 46 + (size_t)le16(directory.ptr + at + 28) + le16(directory.ptr + at + 30) + le16(directory.ptr + at + 32);
+        at +=
+            46 + (size_t)le16(directory.ptr + at + 28) + le16(directory.ptr + at + 30) + le16(directory.ptr + at + 32);
     }
     return has_content && has_manifest ? &reader_odf : NULL;
 }

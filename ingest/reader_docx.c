@@ -240,8 +240,8 @@ static enum status docx_read(const struct reader_job *job, struct error *err)
     if (!status)
         status = frame_writer_page_end(job->out);
     if (!status && d->deleted)
-        status = frame_writer_problem(job->out, "deleted-text", 0, "%zu bytes of deleted text (tracked changes) left out",
-                                      d->deleted);
+        status = frame_writer_problem(job->out, "deleted-text", 0,
+                                      "%zu bytes of deleted text (tracked changes) left out", d->deleted);
 out:
     package_close(package);
     block_finish(&d->block);

@@ -55,14 +55,15 @@ static struct span find_chapter(const struct epub *e, const struct package *pack
     char part[2 * HREF_BYTES];
 
     for (size_t i = 0; i < e->items.count; i++) {
-        if (strcmp(e->items.items[i].id, id) == 0 && package_resolve(e->root, e->items.items[i].href, part, sizeof part))
+        if (strcmp(e->items.items[i].id, id) == 0 &&
+            package_resolve(e->root, e->items.items[i].href, part, sizeof part))
             return package_part(package, part);
     }
     return span_of(NULL, 0);
 }
 
-static enum status send_chapter(const struct epub *e, const struct package *package, int number, struct frame_writer *out,
-                                struct error *err)
+static enum status send_chapter(const struct epub *e, const struct package *package, int number,
+                                struct frame_writer *out, struct error *err)
 {
     struct frame_page page = {.number = (uint32_t)number};
     struct span html = find_chapter(e, package, e->spine.items[number - 1].id);

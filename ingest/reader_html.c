@@ -61,7 +61,8 @@ static enum element element_of(const char *name)
 {
     const void *found = bsearch(name, elements, sizeof elements / sizeof *elements, sizeof *elements, compare_names);
 
-    return found ? elements[((const char *)found - (const char *)elements) / (ptrdiff_t)sizeof *elements].element : INLINE;
+    return found ? elements[((const char *)found - (const char *)elements) / (ptrdiff_t)sizeof *elements].element
+                 : INLINE;
 }
 
 /* --- Actions ---------------------------------------------------------------------------------------------------- */
@@ -359,8 +360,8 @@ static enum status parse(struct html *html, struct text_lines *lines, struct err
 
     if (!parser)
         return error_set(err, STATUS_NO_MEMORY, "no memory for the HTML parser");
-    (void)htmlCtxtUseOptions(parser, HTML_PARSE_RECOVER | HTML_PARSE_NONET | HTML_PARSE_IGNORE_ENC | HTML_PARSE_NOERROR |
-                                         HTML_PARSE_NOWARNING);
+    (void)htmlCtxtUseOptions(parser, HTML_PARSE_RECOVER | HTML_PARSE_NONET | HTML_PARSE_IGNORE_ENC |
+                                         HTML_PARSE_NOERROR | HTML_PARSE_NOWARNING);
     while (!status && !html->status) {
         status = text_lines_next_piece(lines, &piece, err);
         for (size_t from = 0; !status && !html->status && from < piece.len; from += 1 << 16) {

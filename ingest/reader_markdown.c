@@ -56,7 +56,8 @@ static size_t run_of(struct span text, char c)
 
 /* --- Sending ---------------------------------------------------------------------------------------------------- */
 
-static enum status send_inline(struct markdown *m, enum line_kind kind, int level, const char *prefix, struct span source)
+static enum status send_inline(struct markdown *m, enum line_kind kind, int level, const char *prefix,
+                               struct span source)
 {
     enum status status;
 
@@ -93,7 +94,7 @@ static enum status add_to_paragraph(struct markdown *m, struct span text)
     return status ? status : buf_append_span(&m->paragraph, text);
 }
 
-/* --- Blocks: each answers true when the line was its own ----------------------------------------------------------- */
+/* --- Blocks: each answers true when the line was its own -------------------------------------------------- */
 
 static bool try_fence(struct markdown *m, struct span line, enum status *status)
 {
@@ -179,7 +180,8 @@ static bool try_item(struct markdown *m, struct span text, enum status *status)
     } else {
         while (len < text.len && len < 9 && text.ptr[len] >= '0' && text.ptr[len] <= '9')
             len++;
-        if (len == 0 || len + 1 >= text.len || (text.ptr[len] != '.' && text.ptr[len] != ')') || text.ptr[len + 1] != ' ')
+        if (len == 0 || len + 1 >= text.len || (text.ptr[len] != '.' && text.ptr[len] != ')') ||
+            text.ptr[len + 1] != ' ')
             return false;
         if (m->paragraph.len && m->kind == LINE_TEXT && !span_equal_cstr(span_slice(text, 0, len), "1"))
             return false; /* a year at the start of a line is no list */
@@ -358,8 +360,9 @@ static enum status add_line(struct markdown *m, struct span line)
 static int markdown_bid(struct span head, const char *name)
 {
     const char *dot = name ? strrchr(name, '.') : NULL;
-    bool named = dot && (strcasecmp(dot, ".md") == 0 || strcasecmp(dot, ".markdown") == 0 || strcasecmp(dot, ".mdown") == 0 ||
-                         strcasecmp(dot, ".mkd") == 0 || strcasecmp(dot, ".mdx") == 0);
+    bool named =
+        dot && (strcasecmp(dot, ".md") == 0 || strcasecmp(dot, ".markdown") == 0 || strcasecmp(dot, ".mdown") == 0 ||
+                strcasecmp(dot, ".mkd") == 0 || strcasecmp(dot, ".mdx") == 0);
 
     return named && text_is_likely(head) ? 45 : 0;
 }

@@ -316,10 +316,11 @@ static enum status send_pages(struct pdf_pages *pages, PopplerDocument *document
     if (status)
         return status;
     if (last < page_count)
-        status = frame_writer_problem(pages->out, "limit-pages", 0, "the first %d of %d pages were read", last, page_count);
+        status =
+            frame_writer_problem(pages->out, "limit-pages", 0, "the first %d of %d pages were read", last, page_count);
     if (!status && pages->empty_pages)
-        status = frame_writer_problem(pages->out, "no-text", pages->first_empty, "%d of %d pages have no text (pictures?)",
-                                      pages->empty_pages, page_count);
+        status = frame_writer_problem(pages->out, "no-text", pages->first_empty,
+                                      "%d of %d pages have no text (pictures?)", pages->empty_pages, page_count);
     return status;
 }
 
@@ -347,7 +348,8 @@ static int action_page(PopplerDocument *document, const PopplerAction *action)
     return page > 0 ? page : 0;
 }
 
-static enum status collect_outline(PopplerDocument *document, PopplerIndexIter *iter, int level, struct outline_list *list)
+static enum status collect_outline(PopplerDocument *document, PopplerIndexIter *iter, int level,
+                                   struct outline_list *list)
 {
     enum status status = STATUS_OK;
 
@@ -497,7 +499,8 @@ void reader_pdf_warm_up(void)
         (void)snprintf(begin, sizeof begin, "%d 0 obj", i);
         len += snprintf(pdf + len, sizeof pdf - (size_t)len, "%010d 00000 n \n", (int)(strstr(pdf, begin) - pdf));
     }
-    len += snprintf(pdf + len, sizeof pdf - (size_t)len, "trailer<</Size 6/Root 1 0 R>>\nstartxref\n%d\n%%%%EOF\n", table);
+    len +=
+        snprintf(pdf + len, sizeof pdf - (size_t)len, "trailer<</Size 6/Root 1 0 R>>\nstartxref\n%d\n%%%%EOF\n", table);
     bytes = g_bytes_new_static(pdf, (gsize)len);
     kept = poppler_document_new_from_bytes(bytes, NULL, NULL);
     g_bytes_unref(bytes);

@@ -97,7 +97,8 @@ static void slide_text(void *context, struct span text)
         keep(p, block_add(&p->block, text));
 }
 
-static enum status walk_part(struct pptx *p, const struct package *package, const char *part, const char *prefix, int number)
+static enum status walk_part(struct pptx *p, const struct package *package, const char *part, const char *prefix,
+                             int number)
 {
     struct xml_events events = {slide_start, slide_end, slide_text, p};
     enum status status;

@@ -121,7 +121,7 @@ static enum status add_byte(struct rtf *r, char byte)
     return add(r, out, (size_t)(to - out));
 }
 
-/* --- Control words ------------------------------------------------------------------------------------------------- */
+/* --- Control words ---------------------------------------------------------------------------------------- */
 
 static enum status end_paragraph(struct rtf *r)
 {
@@ -135,10 +135,12 @@ static enum status end_paragraph(struct rtf *r)
 static bool is_passed_over(const char *word)
 {
     static const char *const words[] = {
-        "fonttbl", "colortbl", "stylesheet", "pict", "object", "listtable", "listoverridetable", "themedata", "datastore",
-        "latentstyles", "header", "headerl", "headerr", "headerf", "footer", "footerl", "footerr", "footerf", "listtext",
-        "pntext", "pntxta", "pntxtb", "xe", "tc", "generator", "filetbl", "revtbl", "rsidtbl", "fldinst", "nonshppict",
-        "creatim", "revtim", "printim", "operator", "company", "doccomm", "keywords", "subject", "template", "category",
+        "fonttbl",   "colortbl",   "stylesheet",   "pict",      "object",   "listtable", "listoverridetable",
+        "themedata", "datastore",  "latentstyles", "header",    "headerl",  "headerr",   "headerf",
+        "footer",    "footerl",    "footerr",      "footerf",   "listtext", "pntext",    "pntxta",
+        "pntxtb",    "xe",         "tc",           "generator", "filetbl",  "revtbl",    "rsidtbl",
+        "fldinst",   "nonshppict", "creatim",      "revtim",    "printim",  "operator",  "company",
+        "doccomm",   "keywords",   "subject",      "template",  "category",
     };
 
     for (size_t i = 0; i < sizeof words / sizeof *words; i++) {

@@ -1,7 +1,7 @@
 /* reader_table.c: CSV and TSV (RFC 4180, and what people make of it): one line a row, cells joined by tabs.
  *
- * In a file named .csv the separator is the one of comma, semicolon, tab and bar that the first line has most of, outside quotes. A
- * quoted cell may hold separators, doubled quotes and line ends, which become spaces. */
+ * In a file named .csv the separator is the one of comma, semicolon, tab and bar that the first line has most of,
+ * outside quotes. A quoted cell may hold separators, doubled quotes and line ends, which become spaces. */
 #include <stdlib.h>
 #include <strings.h>
 

@@ -49,7 +49,7 @@ static void nothing(void *context, const char *name)
 {
 }
 
-/* --- Styles: which of them are dates ------------------------------------------------------------------------------- */
+/* --- Styles: which of them are dates ---------------------------------------------------------------------- */
 
 /* "yyyy-mm-dd", "h:mm": letters of dates outside quotes and brackets. */
 static bool is_date_code(const char *code)
@@ -103,7 +103,7 @@ static void style_end(void *context, const char *name)
         ((struct xlsx *)context)->in_cell_formats = false;
 }
 
-/* --- Shared strings ------------------------------------------------------------------------------------------------ */
+/* --- Shared strings --------------------------------------------------------------------------------------- */
 
 static void string_start(void *context, const char *name, const struct xml_attributes *attributes)
 {
@@ -145,7 +145,7 @@ static struct span shared_string(const struct xlsx *x, long index)
     return span_slice(buf_span(&x->strings), start, x->string_ends.items[index]);
 }
 
-/* --- Sheets -------------------------------------------------------------------------------------------------------- */
+/* --- Sheets ----------------------------------------------------------------------------------------------- */
 
 static void book_start(void *context, const char *name, const struct xml_attributes *attributes)
 {
@@ -298,7 +298,8 @@ static enum status send_sheet(struct xlsx *x, const struct package *package, con
     return status ? status : frame_writer_page_end(x->block.out);
 }
 
-static enum status read_book(struct xlsx *x, const struct package *package, const struct reader_job *job, struct error *err)
+static enum status read_book(struct xlsx *x, const struct package *package, const struct reader_job *job,
+                             struct error *err)
 {
     struct xml_events styles = {style_start, style_end, NULL, x}, strings = {string_start, string_end, string_text, x};
     struct xml_events book = {book_start, nothing, NULL, x};

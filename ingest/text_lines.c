@@ -331,7 +331,8 @@ static enum status report_bad(struct text_lines *lines)
     enum status status = STATUS_OK;
 
     if (lines->bad)
-        status = frame_writer_problem(lines->out, "bad-encoding", 0, "%zu places are no text in its encoding", lines->bad);
+        status =
+            frame_writer_problem(lines->out, "bad-encoding", 0, "%zu places are no text in its encoding", lines->bad);
     lines->bad = 0;
     return status ? status : STATUS_NOT_FOUND;
 }

@@ -139,7 +139,8 @@ static enum status open_archive(struct unpack *u)
     if (rc == ARCHIVE_OK || rc == ARCHIVE_WARN)
         return STATUS_OK;
     if (strstr(archive_error_string(u->archive) ? archive_error_string(u->archive) : "", "too many filters"))
-        return frame_writer_fail(u->out, u->err, "limit-depth", "compressed in more than %d layers", LIMIT_ARCHIVE_DEPTH);
+        return frame_writer_fail(u->out, u->err, "limit-depth", "compressed in more than %d layers",
+                                 LIMIT_ARCHIVE_DEPTH);
     return frame_writer_fail(u->out, u->err, "damaged", "not a readable archive: %s", archive_error_string(u->archive));
 }
 
@@ -152,7 +153,8 @@ static enum status check_depth(struct unpack *u)
         layers = 1;
     if (u->job->archive_depth + layers <= LIMIT_ARCHIVE_DEPTH)
         return STATUS_OK;
-    return frame_writer_fail(u->out, u->err, "limit-depth", "more than %d archives inside each other", LIMIT_ARCHIVE_DEPTH);
+    return frame_writer_fail(u->out, u->err, "limit-depth", "more than %d archives inside each other",
+                             LIMIT_ARCHIVE_DEPTH);
 }
 
 /* --- Members -------------------------------------------------------------------------------------------------- */
@@ -289,7 +291,8 @@ static enum status name_member(struct unpack *u, struct archive_entry *entry, st
     if (found.not_utf8)
         status = frame_writer_problem(u->out, "name-not-utf8", 0, "the name of '%s' is no text", member->name);
     if (!status && found.unsafe)
-        status = frame_writer_problem(u->out, "name-unsafe", 0, "the name of '%s' led outside of its archive", member->name);
+        status =
+            frame_writer_problem(u->out, "name-unsafe", 0, "the name of '%s' led outside of its archive", member->name);
     if (!status && found.cut)
         status = frame_writer_problem(u->out, "name-long", 0, "the name of '%s' was cut", member->name);
     return status;
@@ -386,7 +389,8 @@ static enum status unpack(const struct reader_job *job, bool is_zip, struct erro
     enum status status;
 
     if (job->archive_depth >= LIMIT_ARCHIVE_DEPTH)
-        return frame_writer_fail(job->out, err, "limit-depth", "more than %d archives inside each other", LIMIT_ARCHIVE_DEPTH);
+        return frame_writer_fail(job->out, err, "limit-depth", "more than %d archives inside each other",
+                                 LIMIT_ARCHIVE_DEPTH);
     buf_init(&u.label, 8 * LIMIT_MEMBER_NAME_BYTES);
     status = open_archive(&u);
     if (!status)

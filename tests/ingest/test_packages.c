@@ -46,7 +46,8 @@ static void read_parts(const struct part *parts, size_t count, const char *name,
 }
 
 #define READ(parts, name, got) read_parts(parts, sizeof(parts) / sizeof *(parts), name, got)
-#define RELS(body) "<Relationships xmlns='http://schemas.openxmlformats.org/package/2006/relationships'>" body "</Relationships>"
+#define RELS(body) \
+    "<Relationships xmlns='http://schemas.openxmlformats.org/package/2006/relationships'>" body "</Relationships>"
 #define WORD(body) "<w:document xmlns:w='w' xmlns:mc='mc'><w:body>" body "</w:body></w:document>"
 #define P(text) "<w:p><w:r><w:t>" text "</w:t></w:r></w:p>"
 
@@ -54,25 +55,29 @@ TEST(docx_paragraphs_headings_lists_tables_and_notes)
 {
     static const struct part parts[] = {
         {"docProps/core.xml", "<c xmlns:dc='dc'><dc:title>A &amp; B</dc:title><dc:creator>Me</dc:creator></c>"},
-        {"word/styles.xml", "<w:styles xmlns:w='w'>"
-                            "<w:style w:styleId='H2'><w:name w:val='heading 2'/></w:style>"
-                            "<w:style w:styleId='Mine'><w:name w:val='Mine'/><w:basedOn w:val='H2'/></w:style>"
-                            "<w:style w:styleId='Loop'><w:name w:val='x'/><w:basedOn w:val='Loop'/></w:style></w:styles>"},
+        {"word/styles.xml",
+         "<w:styles xmlns:w='w'>"
+         "<w:style w:styleId='H2'><w:name w:val='heading 2'/></w:style>"
+         "<w:style w:styleId='Mine'><w:name w:val='Mine'/><w:basedOn w:val='H2'/></w:style>"
+         "<w:style w:styleId='Loop'><w:name w:val='x'/><w:basedOn w:val='Loop'/></w:style></w:styles>"},
         {"word/document.xml",
          WORD("<w:p><w:pPr><w:pStyle w:val='H2'/></w:pPr><w:r><w:t>Head</w:t></w:r><w:r><w:t>ing</w:t></w:r></w:p>"
               "<w:p><w:pPr><w:pStyle w:val='Mine'/></w:pPr><w:r><w:t>Based</w:t></w:r></w:p>"
               "<w:p><w:pPr><w:pStyle w:val='Loop'/></w:pPr><w:r><w:t>Plain</w:t><w:tab/><w:t>text</w:t></w:r></w:p>"
               "<w:p><w:pPr><w:numPr/></w:pPr><w:r><w:t>an item</w:t></w:r></w:p>"
-              "<w:tbl><w:tr><w:tc>" P("a") P("b") "</w:tc><w:tc>" P("c") "</w:tc></w:tr></w:tbl>"
-              "<w:p><w:ins><w:r><w:t>kept</w:t></w:r></w:ins><w:del><w:r><w:delText>gone</w:delText></w:r></w:del></w:p>"
-              "<w:p><mc:AlternateContent><mc:Choice><w:r><w:t>once</w:t></w:r></mc:Choice>"
-              "<mc:Fallback><w:r><w:t>twice</w:t></w:r></mc:Fallback></mc:AlternateContent></w:p>")},
+              "<w:tbl><w:tr><w:tc>" P("a") P("b") "</w:tc><w:tc>" P(
+                  "c") "</w:tc></w:tr></w:tbl>"
+                       "<w:p><w:ins><w:r><w:t>kept</w:t></w:r></w:ins><w:del><w:r><w:delText>gone</w:delText></w:r></"
+                       "w:del></w:p>"
+                       "<w:p><mc:AlternateContent><mc:Choice><w:r><w:t>once</w:t></w:r></mc:Choice>"
+                       "<mc:Fallback><w:r><w:t>twice</w:t></w:r></mc:Fallback></mc:AlternateContent></w:p>")},
         {"word/footnotes.xml", "<w:footnotes xmlns:w='w'><w:footnote>" P("see page 3") "</w:footnote></w:footnotes>"},
     };
     struct fixture_result got;
 
     READ(parts, "contract.docx", &got);
-    check_has_line(&got, "start {\"media_type\":\"application/vnd.openxmlformats-officedocument.wordprocessingml.document\"…");
+    check_has_line(
+        &got, "start {\"media_type\":\"application/vnd.openxmlformats-officedocument.wordprocessingml.document\"…");
     check_has_line(&got, "meta {\"title\":\"A & B\",\"author\":\"Me\"}");
     check_has_line(&got, "heading2 Heading");
     check_has_line(&got, "heading2 Based");
@@ -91,15 +96,19 @@ TEST(docx_paragraphs_headings_lists_tables_and_notes)
 TEST(pptx_slides_in_the_order_shown_with_notes)
 {
     static const struct part parts[] = {
-        {"ppt/presentation.xml", "<p:presentation xmlns:p='p' xmlns:r='r'><p:sldIdLst><p:sldId r:id='rId7' id='256'/>"
-                                 "<p:sldId id='257' r:id='rId3'/><p:sldId id='258' r:id='none'/></p:sldIdLst></p:presentation>"},
-        {"ppt/_rels/presentation.xml.rels", RELS("<Relationship Id='rId3' Type='x/slide' Target='slides/slide1.xml'/>"
-                                                 "<Relationship Id='rId7' Type='x/slide' Target='/ppt/slides/slide2.xml'/>")},
+        {"ppt/presentation.xml",
+         "<p:presentation xmlns:p='p' xmlns:r='r'><p:sldIdLst><p:sldId r:id='rId7' id='256'/>"
+         "<p:sldId id='257' r:id='rId3'/><p:sldId id='258' r:id='none'/></p:sldIdLst></p:presentation>"},
+        {"ppt/_rels/presentation.xml.rels",
+         RELS("<Relationship Id='rId3' Type='x/slide' Target='slides/slide1.xml'/>"
+              "<Relationship Id='rId7' Type='x/slide' Target='/ppt/slides/slide2.xml'/>")},
         {"ppt/slides/slide1.xml", "<s xmlns:a='a'><sp><txBody><a:p><a:t>shown last</a:t></a:p></txBody></sp></s>"},
-        {"ppt/slides/slide2.xml", "<s xmlns:a='a'><sp><nvSpPr><ph type='title'/></nvSpPr><a:p><a:t>The title</a:t></a:p></sp>"
-                                  "<sp><nvSpPr><ph type='sldNum'/></nvSpPr><a:p><a:t>17</a:t></a:p></sp>"
-                                  "<a:tbl><a:tr><a:tc><a:p><a:t>x</a:t></a:p></a:tc><a:tc><a:p><a:t>y</a:t></a:p></a:tc></a:tr></a:tbl></s>"},
-        {"ppt/slides/_rels/slide2.xml.rels", RELS("<Relationship Id='r1' Type='x/notesSlide' Target='../notesSlides/n.xml'/>")},
+        {"ppt/slides/slide2.xml",
+         "<s xmlns:a='a'><sp><nvSpPr><ph type='title'/></nvSpPr><a:p><a:t>The title</a:t></a:p></sp>"
+         "<sp><nvSpPr><ph type='sldNum'/></nvSpPr><a:p><a:t>17</a:t></a:p></sp>"
+         "<a:tbl><a:tr><a:tc><a:p><a:t>x</a:t></a:p></a:tc><a:tc><a:p><a:t>y</a:t></a:p></a:tc></a:tr></a:tbl></s>"},
+        {"ppt/slides/_rels/slide2.xml.rels",
+         RELS("<Relationship Id='r1' Type='x/notesSlide' Target='../notesSlides/n.xml'/>")},
         {"ppt/notesSlides/n.xml", "<s xmlns:a='a'><sp><a:p><a:t>say hello</a:t></a:p></sp></s>"},
     };
     struct fixture_result got;
@@ -119,17 +128,22 @@ TEST(pptx_slides_in_the_order_shown_with_notes)
 TEST(xlsx_strings_numbers_dates_and_gaps)
 {
     static const struct part parts[] = {
-        {"xl/workbook.xml", "<workbook xmlns:r='r'><sheets><sheet name='Sales' sheetId='1' r:id='rId1'/></sheets></workbook>"},
-        {"xl/_rels/workbook.xml.rels", RELS("<Relationship Id='rId1' Type='x/worksheet' Target='worksheets/sheet1.xml'/>")},
+        {"xl/workbook.xml",
+         "<workbook xmlns:r='r'><sheets><sheet name='Sales' sheetId='1' r:id='rId1'/></sheets></workbook>"},
+        {"xl/_rels/workbook.xml.rels",
+         RELS("<Relationship Id='rId1' Type='x/worksheet' Target='worksheets/sheet1.xml'/>")},
         {"xl/styles.xml", "<styleSheet><numFmts><numFmt numFmtId='164' formatCode='yyyy\"year\"'/>"
                           "<numFmt numFmtId='165' formatCode='0.0\"days\"'/></numFmts>"
                           "<cellStyleXfs><xf numFmtId='14'/></cellStyleXfs>"
-                          "<cellXfs><xf numFmtId='0'/><xf numFmtId='14'/><xf numFmtId='164'/><xf numFmtId='165'/></cellXfs></styleSheet>"},
-        {"xl/sharedStrings.xml", "<sst><si><t>Name</t></si><si><r><t>rich </t></r><r><t>text</t></r><rPh><t>no</t></rPh></si></sst>"},
+                          "<cellXfs><xf numFmtId='0'/><xf numFmtId='14'/><xf numFmtId='164'/><xf "
+                          "numFmtId='165'/></cellXfs></styleSheet>"},
+        {"xl/sharedStrings.xml",
+         "<sst><si><t>Name</t></si><si><r><t>rich </t></r><r><t>text</t></r><rPh><t>no</t></rPh></si></sst>"},
         {"xl/worksheets/sheet1.xml",
          "<worksheet><sheetData>"
          "<row><c r='A1' t='s'><v>0</v></c><c r='C1' t='s'><v>1</v></c><c r='D1' t='s'><v>99</v></c></row>"
-         "<row><c r='A2'><v>0.30000000000000004</v></c><c r='B2' s='1'><v>45292</v></c><c r='C2' s='2'><v>45292.5</v></c>"
+         "<row><c r='A2'><v>0.30000000000000004</v></c><c r='B2' s='1'><v>45292</v></c><c r='C2' "
+         "s='2'><v>45292.5</v></c>"
          "<c r='D2' s='3'><v>2.5</v></c></row>"
          "<row><c r='A3' t='inlineStr'><is><t>in place</t></is></c><c r='B3' t='b'><v>1</v></c>"
          "<c r='C3' t='str'><f>A1</f><v>formula</v></c></row>"
@@ -151,20 +165,23 @@ TEST(odt_text_and_ods_sheets)
     static const struct part text[] = {
         {"META-INF/manifest.xml", "<m/>"},
         {"meta.xml", "<m xmlns:dc='dc'><dc:title>Open</dc:title></m>"},
-        {"content.xml", "<c xmlns:text='t' xmlns:table='b'><text:tracked-changes><text:p>gone</text:p></text:tracked-changes>"
-                        "<text:h text:outline-level='2'>Head</text:h><text:p>one<text:tab/>two<text:s/>three</text:p>"
-                        "<text:list><text:list-item><text:p>item</text:p><text:p>more</text:p></text:list-item></text:list>"
-                        "<table:table><table:table-row><table:table-cell><text:p>a</text:p></table:table-cell>"
-                        "<table:table-cell/><table:table-cell><text:p>b</text:p></table:table-cell></table:table-row></table:table></c>"},
+        {"content.xml",
+         "<c xmlns:text='t' xmlns:table='b'><text:tracked-changes><text:p>gone</text:p></text:tracked-changes>"
+         "<text:h text:outline-level='2'>Head</text:h><text:p>one<text:tab/>two<text:s/>three</text:p>"
+         "<text:list><text:list-item><text:p>item</text:p><text:p>more</text:p></text:list-item></text:list>"
+         "<table:table><table:table-row><table:table-cell><text:p>a</text:p></table:table-cell>"
+         "<table:table-cell/><table:table-cell><text:p>b</text:p></table:table-cell></table:table-row></table:table></"
+         "c>"},
     };
     static const struct part sheet[] = {
         {"META-INF/manifest.xml", "<m/>"},
-        {"content.xml", "<c xmlns:text='t' xmlns:table='b' xmlns:o='o'><o:spreadsheet>"
-                        "<table:table table:name='S1'><table:table-row><table:table-cell table:number-columns-repeated='3'/>"
-                        "<table:table-cell><text:p>x</text:p></table:table-cell>"
-                        "<table:table-cell table:number-columns-repeated='16000'/></table:table-row></table:table>"
-                        "<table:table table:name='S2'><table:table-row><table:table-cell><text:p>y</text:p></table:table-cell>"
-                        "</table:table-row></table:table></o:spreadsheet></c>"},
+        {"content.xml",
+         "<c xmlns:text='t' xmlns:table='b' xmlns:o='o'><o:spreadsheet>"
+         "<table:table table:name='S1'><table:table-row><table:table-cell table:number-columns-repeated='3'/>"
+         "<table:table-cell><text:p>x</text:p></table:table-cell>"
+         "<table:table-cell table:number-columns-repeated='16000'/></table:table-row></table:table>"
+         "<table:table table:name='S2'><table:table-row><table:table-cell><text:p>y</text:p></table:table-cell>"
+         "</table:table-row></table:table></o:spreadsheet></c>"},
     };
     struct fixture_result got;
 

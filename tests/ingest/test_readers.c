@@ -64,13 +64,17 @@ TEST(pdf_metadata_labels_and_outline)
     /* UTF-16 holds NULs, so the author is written in octal escapes. */
     pdf.info = "/Title (The \\(small\\) book)/Author (\\376\\377\\000\\304)/CreationDate (D:20240131120000Z)";
     pdf.catalog = "/PageLabels<</Nums[0<</S/r/St 4>>2<</S/D>>]>>/Outlines 900 0 R";
-    pdf.objects = "900 0 obj\n<</Type/Outlines/First 901 0 R/Last 901 0 R/Count 1>>\nendobj\n"
-                  "901 0 obj\n<</Title (Chapter)/Parent 900 0 R/Dest[12 0 R/Fit]/First 902 0 R/Last 902 0 R/Count 1>>\nendobj\n"
-                  "902 0 obj\n<</Title (Section)/Parent 901 0 R/Dest[14 0 R/Fit]>>\nendobj\n";
+    pdf.objects =
+        "900 0 obj\n<</Type/Outlines/First 901 0 R/Last 901 0 R/Count 1>>\nendobj\n"
+        "901 0 obj\n<</Title (Chapter)/Parent 900 0 R/Dest[12 0 R/Fit]/First 902 0 R/Last 902 0 R/Count 1>>\nendobj\n"
+        "902 0 obj\n<</Title (Section)/Parent 901 0 R/Dest[14 0 R/Fit]>>\nendobj\n";
     read_pdf(&pdf, &got);
-    check_has_line(&got, "meta {\"title\":\"The (small) book\",\"author\":\"\xC3\x84\",\"created\":\"2024-01-31T12:00:00Z\","
-                         "\"page_count\":3}");
-    check_has_line(&got, "outline [{\"title\":\"Chapter\",\"level\":1,\"page\":2},{\"title\":\"Section\",\"level\":2,\"page\":3}]");
+    check_has_line(&got,
+                   "meta {\"title\":\"The (small) book\",\"author\":\"\xC3\x84\",\"created\":\"2024-01-31T12:00:00Z\","
+                   "\"page_count\":3}");
+    check_has_line(
+        &got,
+        "outline [{\"title\":\"Chapter\",\"level\":1,\"page\":2},{\"title\":\"Section\",\"level\":2,\"page\":3}]");
     check_has_line(&got, "page 1 612x792 'iv'");
     check_has_line(&got, "page 2 612x792 'v'");
     check_has_line(&got, "page 3 100x200 '1'"); /* as it is shown, turned */
@@ -88,7 +92,8 @@ TEST(pdf_attachments_are_named_and_not_read)
     pdf.objects = "900 0 obj\n<</Type/Filespec/F(data.csv)/UF(data.csv)/EF<</F 901 0 R>>>>\nendobj\n"
                   "901 0 obj\n<</Type/EmbeddedFile/Length 4>>\nstream\na,b\n\nendstream\nendobj\n";
     read_pdf(&pdf, &got);
-    check_has_line(&got, "problem {\"code\":\"attachment-skipped\",\"message\":\"'data.csv' was not read\",\"page\":0}");
+    check_has_line(&got,
+                   "problem {\"code\":\"attachment-skipped\",\"message\":\"'data.csv' was not read\",\"page\":0}");
     CHECK(strstr(got.text.ptr, "] cover\n"));
     fixture_result_finish(&got);
 }
@@ -124,7 +129,8 @@ TEST(pdf_pages_that_cannot_be_read_are_reported_and_the_rest_is_kept)
     read_pdf(&pdf, &got);
     CHECK_EQ_INT(got.code, 0);
     check_has_line(&got, "problem {\"code\":\"bad-page\",\"message\":\"the page can't be read\",\"page\":4}");
-    check_has_line(&got, "problem {\"code\":\"no-text\",\"message\":\"1 of 4 pages have no text (pictures?)\",\"page\":2}");
+    check_has_line(&got,
+                   "problem {\"code\":\"no-text\",\"message\":\"1 of 4 pages have no text (pictures?)\",\"page\":2}");
     CHECK(strstr(got.text.ptr, "] first\n") && strstr(got.text.ptr, "] last\n"));
     fixture_result_finish(&got);
 }
@@ -339,7 +345,8 @@ TEST(empty_and_unknown_files)
     check_has_line(&got, "problem {\"code\":\"empty\"…");
     fixture_result_finish(&got);
     read_text("%!PS-Adobe-3.0\nshowpage\n", "a.ps", &got);
-    check_has_line(&got, "problem {\"code\":\"unknown-type\",\"message\":\"a PostScript document that no reader here takes\"…");
+    check_has_line(
+        &got, "problem {\"code\":\"unknown-type\",\"message\":\"a PostScript document that no reader here takes\"…");
     fixture_result_finish(&got);
     fixture_extract(span_of(noise, sizeof noise), "program", false, NULL, NULL, &got);
     check_has_line(&got, "problem {\"code\":\"unknown-type\",\"message\":\"a program that no reader here takes\"…");
@@ -377,10 +384,11 @@ TEST(html_tables_of_data_and_of_layout)
 {
     struct fixture_result got;
 
-    read_text("<table><tr><th>H1<th>H2</tr><tr><td>1<td><p>2 x</p><p>y</p></td></tr><tr><td></td><td>3</td></tr></table>"
-              "<table><tr><td><h2>Layout</h2><p>words</p></td><td>side</td></tr></table>"
-              "<table><tr><td><table><tr><td>inner</td><td>row</td></tr></table></td></tr></table>",
-              "t.html", &got);
+    read_text(
+        "<table><tr><th>H1<th>H2</tr><tr><td>1<td><p>2 x</p><p>y</p></td></tr><tr><td></td><td>3</td></tr></table>"
+        "<table><tr><td><h2>Layout</h2><p>words</p></td><td>side</td></tr></table>"
+        "<table><tr><td><table><tr><td>inner</td><td>row</td></tr></table></td></tr></table>",
+        "t.html", &got);
     check_has_line(&got, "row H1\tH2");
     check_has_line(&got, "row 1\t2 x y");
     check_has_line(&got, "row \t3"); /* an empty cell keeps its column */
@@ -545,17 +553,19 @@ TEST(mail_with_alternatives_and_attachments)
 {
     struct fixture_result got;
 
-    read_text("Received: from x\r\nFrom: =?utf-8?Q?J=C3=BCrgen_M?= <j@x.y>\r\nTo: a@b.c,\r\n d@e.f\r\n"
-              "Subject: =?iso-8859-1?B?R3L832U=?= =?utf-8?B?w7xi?=er\r\nDate: Wed, 21 Mar 2018 14:14:32 -0800\r\n"
-              "MIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=\"out\"\r\n\r\nignored\r\n"
-              "--out\r\nContent-Type: multipart/alternative; boundary=in\r\n\r\n"
-              "--in\r\nContent-Type: text/html\r\n\r\n<p>as html</p>\r\n"
-              "--in\r\nContent-Type: text/plain; charset=iso-8859-1\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n"
-              "caf=E9 is a soft=\r\n line\r\n--in--\r\n"
-              "--out\r\nContent-Type: text/html\r\nContent-Transfer-Encoding: base64\r\n\r\nPHA+c2Vjb25kPC9wPg==\r\n"
-              "--out\r\nContent-Type: application/pdf; name=a.pdf\r\nContent-Disposition: attachment; filename=\"a b.pdf\"\r\n\r\nx\r\n"
-              "--out--\r\n",
-              "mail", &got);
+    read_text(
+        "Received: from x\r\nFrom: =?utf-8?Q?J=C3=BCrgen_M?= <j@x.y>\r\nTo: a@b.c,\r\n d@e.f\r\n"
+        "Subject: =?iso-8859-1?B?R3L832U=?= =?utf-8?B?w7xi?=er\r\nDate: Wed, 21 Mar 2018 14:14:32 -0800\r\n"
+        "MIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=\"out\"\r\n\r\nignored\r\n"
+        "--out\r\nContent-Type: multipart/alternative; boundary=in\r\n\r\n"
+        "--in\r\nContent-Type: text/html\r\n\r\n<p>as html</p>\r\n"
+        "--in\r\nContent-Type: text/plain; charset=iso-8859-1\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n"
+        "caf=E9 is a soft=\r\n line\r\n--in--\r\n"
+        "--out\r\nContent-Type: text/html\r\nContent-Transfer-Encoding: base64\r\n\r\nPHA+c2Vjb25kPC9wPg==\r\n"
+        "--out\r\nContent-Type: application/pdf; name=a.pdf\r\nContent-Disposition: attachment; filename=\"a "
+        "b.pdf\"\r\n\r\nx\r\n"
+        "--out--\r\n",
+        "mail", &got);
     check_has_line(&got, "start {\"media_type\":\"message/rfc822\"…");
     check_has_line(&got, "heading1 Gr\xC3\xBC\xC3\x9F"
                          "e\xC3\xBC" "ber");
@@ -563,7 +573,8 @@ TEST(mail_with_alternatives_and_attachments)
     check_has_line(&got, "text To: a@b.c, d@e.f");
     check_has_line(&got, "text caf\xC3\xA9 is a soft line");
     check_has_line(&got, "text second");
-    check_has_line(&got, "problem {\"code\":\"attachment-skipped\",\"message\":\"'a b.pdf' (application/pdf) was not read\",\"page\":1}");
+    check_has_line(&got, "problem {\"code\":\"attachment-skipped\",\"message\":\"'a b.pdf' (application/pdf) was not "
+                         "read\",\"page\":1}");
     CHECK(strstr(got.text.ptr, "\"created\":\"2018-03-21T22:14:32Z\""));
     check_has_no(&got, "as html");
     check_has_no(&got, "ignored");
@@ -574,9 +585,10 @@ TEST(mailbox_is_one_page_a_message)
 {
     struct fixture_result got;
 
-    read_text("From a Mon Jun 1\nFrom: a@b\nDate: x\nMessage-ID: 1\nSubject: One\n\nfirst\n\nFrom here on it is text\nmore\n"
-              "\nFrom b Mon Jun 1\nFrom: b@b\nSubject: Two\n\nsecond\n",
-              "box.mbox", &got);
+    read_text(
+        "From a Mon Jun 1\nFrom: a@b\nDate: x\nMessage-ID: 1\nSubject: One\n\nfirst\n\nFrom here on it is text\nmore\n"
+        "\nFrom b Mon Jun 1\nFrom: b@b\nSubject: Two\n\nsecond\n",
+        "box.mbox", &got);
     check_has_line(&got, "heading1 One");
     check_has_line(&got, "text first");
     check_has_line(&got, "heading1 Two");
@@ -611,8 +623,10 @@ TEST(rtf_text_characters_tables_and_metadata)
 {
     struct fixture_result got;
 
-    read_text("{\\rtf1\\ansi\\ansicpg1251\\uc1{\\fonttbl{\\f0 Times;}{\\f7\\fcharset128 Mincho;}}{\\info{\\title The title}{\\author Me}}"
-              "{\\*\\secret hidden}\\pard\\outlinelevel1 A heading\\par\\pard Plain {\\b bold} \\u8364?\\'e4\\emdash x\\{y\\}{\\f7\\'82\\'a0}\\par "
+    read_text("{\\rtf1\\ansi\\ansicpg1251\\uc1{\\fonttbl{\\f0 Times;}{\\f7\\fcharset128 Mincho;}}{\\info{\\title The "
+              "title}{\\author Me}}"
+              "{\\*\\secret hidden}\\pard\\outlinelevel1 A heading\\par\\pard Plain {\\b bold} \\u8364?\\'e4\\emdash "
+              "x\\{y\\}{\\f7\\'82\\'a0}\\par "
               "\\u-10179?\\u-8704?\\par{\\pict\\bin5 }}}}}abc\\par}"
               "\\trowd\\intbl a\\cell b\\cell\\row\\pard after\\par}",
               "a.rtf", &got);

@@ -96,9 +96,10 @@ TEST(every_format_and_filter_by_file_and_by_pipe)
     static const struct {
         const char *format, *filter, *type;
     } kinds[] = {
-        {"zip", "none", "application/zip"},   {"ustar", "none", "application/x-tar"}, {"pax", "none", "application/x-tar"},
-        {"gnutar", "none", "application/x-tar"}, {"ustar", "gzip", "application/gzip"},
-        {"ustar", "bzip2", "application/x-bzip2"}, {"ustar", "xz", "application/x-xz"}, {"ustar", "zstd", "application/zstd"},
+        {"zip", "none", "application/zip"},    {"ustar", "none", "application/x-tar"},
+        {"pax", "none", "application/x-tar"},  {"gnutar", "none", "application/x-tar"},
+        {"ustar", "gzip", "application/gzip"}, {"ustar", "bzip2", "application/x-bzip2"},
+        {"ustar", "xz", "application/x-xz"},   {"ustar", "zstd", "application/zstd"},
     };
     char *big = malloc(700 << 10);
 
