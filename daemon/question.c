@@ -186,6 +186,16 @@ static enum status restore_ids(struct restoring *restoring, const json_t *ids)
     return STATUS_OK;
 }
 
+/* A citation as FINAL has it: with its words, without its geometry. */
+static void set_quote(json_t *brief, struct span quoted)
+{
+    (void)json_object_del(brief, "rects");
+    (void)json_object_del(brief, "seq");
+    (void)json_object_del(brief, "job");
+    if (!memchr(quoted.ptr ? quoted.ptr : "", '\0', quoted.len))
+        (void)json_object_set_new(brief, "quote", json_stringn(quoted.ptr ? quoted.ptr : "", quoted.len));
+}
+
 static bool restore_message(void *context, const struct stream_message *message)
 {
     struct restoring *restoring = context;
@@ -204,8 +214,7 @@ static bool restore_message(void *context, const struct stream_message *message)
         break;
     case WIRE_CITATION:
         question->citations_given++;
-        (void)json_object_del(header, "rects");
-        (void)json_object_del(header, "seq");
+        set_quote(header, message->body);
         (void)json_array_append(question->citations, header);
         break;
     case WIRE_FINAL:
@@ -507,7 +516,7 @@ enum status question_located(struct writer *writer, struct question *question, s
     question->quotes_located++;
     question->citations_given++;
     brief = json_copy(header);
-    (void)json_object_del(brief, "rects");
+    set_quote(brief, span_of(message->body, message->body_len));
     (void)json_array_append_new(question->citations, brief);
     s = writer_put(writer, question, WIRE_CITATION, header, span_of(message->body, message->body_len), NULL, err);
     if (s)

@@ -1,6 +1,7 @@
 /* verbs.c: SUBMIT, ATTACH, READ, CANCEL, RETRY, LIST, STATUS, ACK, ABANDON and DRAIN, on the writer thread. */
 #include "daemon/verbs.h"
 
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -230,6 +231,70 @@ static struct message *make_last(int64_t id, const struct job *job, int64_t seq)
     return last;
 }
 
+/* --- A tail that a power loss took ------------------------------------------------------------------------------- */
+
+struct given {
+    size_t text, citations;
+};
+
+static bool count_given(void *context, const struct stream_message *message)
+{
+    struct given *given = context;
+
+    given->text += message->type == WIRE_TOKENS ? message->body.len : 0;
+    given->citations += message->type == WIRE_CITATION;
+    return true;
+}
+
+static struct message **add_made(struct message **end, int64_t seq, int type, json_t *header, const char *body,
+                                 size_t len)
+{
+    struct message *made = message_create(MESSAGE_PUBLISH);
+
+    made->seq = seq;
+    made->type = type;
+    (void)json_object_set_new(header, "seq", json_integer(seq));
+    message_set_header(made, json_dumps(header, REQUEST_JSON));
+    json_decref(header);
+    if (len && !message_set_body(made, span_of(body, len)))
+        made->body_len = 0;
+    *end = made;
+    return &made->next;
+}
+
+/* jobs.db is safe on disk when a job is final, the end of its stream may not be. What is missing before the last
+ * message is made again from the result, which has the answer and its citations. `count` messages are there; *count
+ * becomes what there is with those that were made, the last message not among them. */
+static enum status make_tail(struct writer *writer, int64_t id, const struct job *job, int64_t *count,
+                             struct message **end, struct error *err)
+{
+    json_t *result = job->state == JOB_FINAL ? json_loadb(job->result.ptr, job->result.len, 0, NULL) : NULL;
+    const json_t *answer = json_object_get(result, "answer"), *citations = json_object_get(result, "citations");
+    struct given given = {0};
+    enum status s = STATUS_OK;
+    size_t len = json_string_length(answer);
+
+    if (!answer || json_integer_value(json_object_get(result, "seq")) <= *count)
+        goto out;
+    s = jobs_stream_read(writer->jobs, id, 0, INT_MAX, count_given, &given, err);
+    if (s)
+        goto out;
+    if (given.text < len)
+        end =
+            add_made(end, (*count)++, WIRE_TOKENS, json_pack("{s:I, s:i, s:[]}", "job", (json_int_t)id, "n", 0, "ids"),
+                     json_string_value(answer) + given.text, len - given.text);
+    for (size_t i = given.citations; i < json_array_size(citations); i++) {
+        json_t *citation = json_copy(json_array_get(citations, i));
+        const json_t *quote = json_object_get(citation, "quote");
+
+        (void)json_object_set_new(citation, "job", json_integer(id));
+        end = add_made(end, (*count)++, WIRE_CITATION, citation, json_string_value(quote), json_string_length(quote));
+    }
+out:
+    json_decref(result);
+    return s;
+}
+
 static enum status read_stream(struct writer *writer, struct message *message, struct error *err)
 {
     struct message *batch = message_create(MESSAGE_BATCH);
@@ -247,8 +312,14 @@ static enum status read_stream(struct writer *writer, struct message *message, s
     if (!s && !reading.last && message->seq + reading.count >= total) {
         s = jobs_get(writer->jobs, message->job, &job, err);
         if (!s && ended(job.state)) {
-            *reading.end = make_last(message->job, &job, message->seq + reading.count);
-            total = message->seq + reading.count + 1;
+            total = message->seq + reading.count;
+            s = make_tail(writer, message->job, &job, &total, reading.end, err);
+            while (*reading.end)
+                reading.end = &(*reading.end)->next;
+            s = s ? s : jobs_get(writer->jobs, message->job, &job, err); /* what it lent is gone */
+            if (!s)
+                *reading.end = make_last(message->job, &job, total);
+            total++;
         }
         if (s == STATUS_NOT_FOUND)
             s = STATUS_OK; /* purged meanwhile */

@@ -216,3 +216,46 @@ TEST(a_draining_daemon_refuses_and_ends)
     CHECK_EQ_INT(fixture_wait(&f), 0);
     dsa_close(client);
 }
+
+/* jobs.db is on disk when a job is final; of streams.db a power loss may take the tail, here all of it. */
+TEST(an_answer_survives_the_loss_of_its_stream)
+{
+    struct fixture f;
+    struct dsa_client *client;
+    struct outcome before, after;
+    uint64_t request = 0;
+    char path[320];
+
+    fixture_store(&f, true);
+    fixture_start(&f);
+    client = fixture_client(&f);
+    fixture_ask(client, "How fast does the peregrine falcon dive?", &before);
+    CHECK(before.final);
+    dsa_close(client);
+    CHECK_EQ_INT(fixture_stop(&f, SIGTERM), 0);
+    (void)snprintf(path, sizeof path, "%s/streams.db", f.store);
+    CHECK_EQ_INT(unlink(path), 0);
+    fixture_start(&f);
+    client = fixture_client(&f);
+    CHECK_EQ_INT(dsa_attach(client, before.job, 0, &request), DSA_OK);
+    fixture_follow(client, request, 20, &after);
+    CHECK(after.final);
+    CHECK_EQ_STR(after.answer, before.answer);
+    CHECK_EQ_INT(after.citations, before.citations);
+    CHECK_EQ_STR(after.places, before.places);
+    /* Beyond what is left: the stream starts again. */
+    CHECK_EQ_INT(dsa_attach(client, before.job, 3, &request), DSA_OK);
+    {
+        const struct dsa_event *event;
+        int resets = 0, finals = 0;
+
+        while (!finals) {
+            CHECK_EQ_INT(dsa_next_event(client, 10000, &event), DSA_OK);
+            resets += event->type == DSA_EVENT_RESET;
+            finals += event->type == DSA_EVENT_FINAL;
+        }
+        CHECK_EQ_INT(resets, 1);
+    }
+    dsa_close(client);
+    CHECK_EQ_INT(fixture_stop(&f, SIGTERM), 0);
+}
