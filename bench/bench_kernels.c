@@ -73,8 +73,8 @@ static void run_own(void *context)
     check(ops_linear(own->ops, &(struct ops_linear_args){&own->x, own->weight, &own->y, false}) == STATUS_OK, "linear");
 }
 
-static struct own *own_create(struct ops *ops, enum dtype dtype, const float *x, const void *w, const struct tensor *scale,
-                              float *y, int M, int N, int K)
+static struct own *own_create(struct ops *ops, enum dtype dtype, const float *x, const void *w,
+                              const struct tensor *scale, float *y, int M, int N, int K)
 {
     struct own *own = allocate(sizeof *own);
     struct ops_weight_args args = {tensor_2d(dtype, (void *)(uintptr_t)w, N, K), dtype == DTYPE_F8E4M3 ? scale : NULL,
@@ -140,10 +140,11 @@ static struct onednn *onednn_create(dnnl_data_type_t type, int M, int N, int K)
     (void)dnnl_memory_desc_init_by_tag(&w, 2, w_dims, type, dnnl_format_tag_any);
     (void)dnnl_memory_desc_init_by_tag(&y, 2, y_dims, dnnl_f32, dnnl_ab);
     check(dnnl_matmul_desc_init(&desc, &x, &w, NULL, &y) == dnnl_success, "dnnl_matmul_desc_init");
-    check(dnnl_primitive_desc_create(&primitive, &desc, NULL, engine, NULL) == dnnl_success, "dnnl_primitive_desc_create");
+    check(dnnl_primitive_desc_create(&primitive, &desc, NULL, engine, NULL) == dnnl_success, "primitive_desc");
     packed = dnnl_primitive_desc_query_md(primitive, dnnl_query_weights_md, 0);
     check(dnnl_memory_create(&memory[0], &x, engine, allocate(dnnl_memory_desc_get_size(&x))) == dnnl_success, "x");
-    check(dnnl_memory_create(&memory[1], packed, engine, allocate(dnnl_memory_desc_get_size(packed))) == dnnl_success, "w");
+    check(dnnl_memory_create(&memory[1], packed, engine, allocate(dnnl_memory_desc_get_size(packed))) == dnnl_success,
+          "w");
     check(dnnl_memory_create(&memory[2], &y, engine, allocate(dnnl_memory_desc_get_size(&y))) == dnnl_success, "y");
     check(dnnl_primitive_create(&d->matmul, primitive) == dnnl_success, "dnnl_primitive_create");
     d->args[0] = (dnnl_exec_arg_t){DNNL_ARG_SRC, memory[0]};
@@ -219,7 +220,8 @@ static void bench_shape(struct ops *ops, int M, int N, int K, bool csv)
         if (csv)
             printf("%d,%d,%d,%s,%.1f,%.2f\n", M, N, K, ways[i].name, ways[i].best * 1e6, gflops);
         else
-            printf("%s%dx%dx%d %s %.0f us %.0f GFLOP/s", i ? " | " : "", M, N, K, ways[i].name, ways[i].best * 1e6, gflops);
+            printf("%s%dx%dx%d %s %.0f us %.0f GFLOP/s", i ? " | " : "", M, N, K, ways[i].name, ways[i].best * 1e6,
+                   gflops);
     }
     if (!csv)
         printf("\n");

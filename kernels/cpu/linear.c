@@ -36,7 +36,8 @@ enum status cpu_weight_create(struct ops *ops, const struct ops_weight_args *arg
         weight->scale = *args->scale;
     weight->kind = kind_of(w->dtype, args->numerics);
     weight->panel_count = (N + PANEL_COLUMNS - 1) / PANEL_COLUMNS;
-    weight->panel_bytes = (size_t)(weight->kind == GEMM_F32 ? K : (K + 1) / 2 * 2) * PANEL_COLUMNS * dtype_bytes(w->dtype);
+    weight->panel_bytes =
+        PANEL_COLUMNS * dtype_bytes(w->dtype) * (size_t)(weight->kind == GEMM_F32 ? K : (K + 1) / 2 * 2);
     *out = &weight->base;
     return STATUS_OK;
 }

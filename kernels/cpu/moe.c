@@ -221,11 +221,15 @@ static enum status mixture_init(struct ops *ops, struct mixture *m, int64_t roun
     return STATUS_OK;
 }
 
+static enum gemm_kind kind_of(const struct ops_weight *weight)
+{
+    return ((const struct cpu_weight *)weight)->kind;
+}
+
 static enum status mix_round(struct ops *ops, struct mixture *m, int64_t T)
 {
     const struct ops_moe_args *args = m->args;
-    enum gemm_kind kind = ((const struct cpu_weight *)args->gate[0])->kind;
-    enum gemm_kind hidden_kind = ((const struct cpu_weight *)args->down[0])->kind;
+    enum gemm_kind kind = kind_of(args->gate[0]), hidden_kind = kind_of(args->down[0]);
     enum status s = STATUS_OK;
 
     group_rows(m, T);
@@ -256,7 +260,7 @@ static bool experts_agree(const struct ops_moe_args *args)
 
     for (int i = 0; i < 3; i++)
         for (int e = 0; e < args->expert_count; e++)
-            if (((const struct cpu_weight *)sets[i][e])->kind != ((const struct cpu_weight *)sets[i == 2 ? 2 : 0][0])->kind)
+            if (kind_of(sets[i][e]) != kind_of(sets[i == 1 ? 0 : i][0]))
                 return false;
     return true;
 }

@@ -58,7 +58,8 @@ static void choose(struct check *check, const struct attention_case *c, int32_t 
 static void run(struct check *check, const void *parameters)
 {
     const struct attention_case *c = parameters;
-    struct box *q = BOX(check, DTYPE_F32, 0, c->T, c->H, c->shape.Dv), *q_pe = BOX(check, DTYPE_F32, 2, c->T, c->H, c->shape.Dr);
+    struct box *q = BOX(check, DTYPE_F32, 0, c->T, c->H, c->shape.Dv),
+               *q_pe = BOX(check, DTYPE_F32, 2, c->T, c->H, c->shape.Dr);
     struct box *out = BOX(check, DTYPE_F32, 4, c->T, c->H, c->shape.Dv), *lse = BOX(check, DTYPE_F32, 1, c->T, c->H);
     struct box *selected = c->choice == DENSE ? NULL : BOX(check, DTYPE_I32, 0, c->T, c->k);
     struct cache_box cache;
@@ -70,7 +71,8 @@ static void run(struct check *check, const void *parameters)
     for (int64_t t = 0; t < c->T; t++) {
         int64_t back = c->T - 1 - t;
 
-        visible[t] = back < 2 && c->visible[1 - back] >= 0 ? c->visible[1 - back] : (int32_t)(c->tokens - back % c->tokens);
+        visible[t] =
+            back < 2 && c->visible[1 - back] >= 0 ? c->visible[1 - back] : (int32_t)(c->tokens - back % c->tokens);
         positions += c->choice == DENSE || visible[t] < c->k ? visible[t] : (double)c->k;
     }
     cache_box_init(check, &cache, &c->shape, c->B, c->tokens, c->T, visible);
@@ -91,28 +93,49 @@ static void run(struct check *check, const void *parameters)
     box_upload(check, lse);
     if (selected)
         box_upload(check, selected);
-    bench.args = (struct ops_attention_args){
-        &q->device, &q_pe->device, selected ? &selected->device : NULL, &cache.device, c->shape, &cache.latent->device,
-        (float)(1 / sqrt(c->shape.Dv + c->shape.Dr)), &out->device, c->no_lse ? NULL : &lse->device};
+    bench.args = (struct ops_attention_args){&q->device,
+                                             &q_pe->device,
+                                             selected ? &selected->device : NULL,
+                                             &cache.device,
+                                             c->shape,
+                                             &cache.latent->device,
+                                             (float)(1 / sqrt(c->shape.Dv + c->shape.Dr)),
+                                             &out->device,
+                                             c->no_lse ? NULL : &lse->device};
     check_status(check, check_device(check), run_op(check_device(check), &bench));
     if (check_is_bench(check)) {
         check_bench(check, run_op, &bench, 2.0 * c->H * positions * (2 * c->shape.Dv + c->shape.Dr),
                     positions * (double)cache_record_bytes(&c->shape), plain ? "f32" : "bf16");
         return;
     }
-    bench.args = (struct ops_attention_args){
-        &q->host, &q_pe->host, selected ? &selected->host : NULL, &cache.host, c->shape, &cache.latent->host,
-        bench.args.scale, &out->host, c->no_lse ? NULL : &lse->host};
+    bench.args = (struct ops_attention_args){&q->host,         &q_pe->host, selected ? &selected->host : NULL,
+                                             &cache.host,      c->shape,    &cache.latent->host,
+                                             bench.args.scale, &out->host,  c->no_lse ? NULL : &lse->host};
     check_status(check, check_ref(check), run_op(check_ref(check), &bench));
     box_compare_close(check, out, "out", plain ? 4e-6 : 4e-3, plain ? 1e-5 : 2.01 / 128);
-    box_compare_cosine(check, out, "out", plain ? 1e-10 : c->shape.Dv < 32 ? 2e-5 : 5e-6); /* few values, less averaging */
+    box_compare_cosine(check, out, "out",
+                       plain              ? 1e-10
+                       : c->shape.Dv < 32 ? 2e-5
+                                          : 5e-6); /* few values, less averaging */
     box_compare_close(check, lse, "lse", plain ? 1e-5 : 1e-6, plain ? 1e-6 : 8.01 / 65536);
 }
 
-#define CASE(label, ...) {label, &(const struct attention_case){__VA_ARGS__}, false}
-#define SLOW(label, ...) {label, &(const struct attention_case){__VA_ARGS__}, true}
-#define V32 {512, 64, 0, NUMERICS_FP8}
-#define ALL {-1, -1}
+#define CASE(label, ...)                                          \
+    {                                                             \
+        label, &(const struct attention_case){__VA_ARGS__}, false \
+    }
+#define SLOW(label, ...)                                         \
+    {                                                            \
+        label, &(const struct attention_case){__VA_ARGS__}, true \
+    }
+#define V32                      \
+    {                            \
+        512, 64, 0, NUMERICS_FP8 \
+    }
+#define ALL    \
+    {          \
+        -1, -1 \
+    }
 static const struct check_case cases[] = {
     CASE("dense one key", V32, 8, 1, 1, 1, 0, DENSE, 1, ALL),
     CASE("dense visible 0", V32, 8, 1, 70, 2, 0, DENSE, 1, {0, 70}),

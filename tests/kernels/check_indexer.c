@@ -48,7 +48,8 @@ static void check_selection(struct check *check, struct box *selected, const str
 
             if (!ok) {
                 free(inside);
-                check_case_fail(check, "selected[%lld,%lld] is %d, out of place", (long long)t, (long long)j, chosen[j]);
+                check_case_fail(check, "selected[%lld,%lld] is %d, out of place", (long long)t, (long long)j,
+                                chosen[j]);
             }
             if (j < count) {
                 inside[chosen[j]] = 1;
@@ -150,9 +151,18 @@ static void run_indexer(struct check *check, const void *parameters)
     }
 }
 
-#define INDEXER(label, ...) {label, &(const struct indexer_case){__VA_ARGS__}, false}
-#define SLOW(label, ...) {label, &(const struct indexer_case){__VA_ARGS__}, true}
-#define ALL {-1, -1, -1, -1}
+#define INDEXER(label, ...)                                     \
+    {                                                           \
+        label, &(const struct indexer_case){__VA_ARGS__}, false \
+    }
+#define SLOW(label, ...)                                       \
+    {                                                          \
+        label, &(const struct indexer_case){__VA_ARGS__}, true \
+    }
+#define ALL            \
+    {                  \
+        -1, -1, -1, -1 \
+    }
 static const struct check_case indexer_cases[] = {
     INDEXER("T=1 one key", 1, 128, NUMERICS_FP8, 1, 1, 1, 4, ALL),
     INDEXER("visible 0", 4, 128, NUMERICS_FP8, 1, 70, 4, 8, {0, 1, 64, 65}),
@@ -179,7 +189,18 @@ const struct check_op check_op_indexer = {"indexer", indexer_cases, sizeof index
 
 /* --- Top-k -------------------------------------------------------------------------------------------- */
 
-enum pattern { NORMAL, ZEROS_60, ZEROS_995, EQUAL, ASCENDING, DESCENDING, SPECIAL, HIGH_SAMPLES, LOW_SAMPLES, TWO_VALUES };
+enum pattern {
+    NORMAL,
+    ZEROS_60,
+    ZEROS_995,
+    EQUAL,
+    ASCENDING,
+    DESCENDING,
+    SPECIAL,
+    HIGH_SAMPLES,
+    LOW_SAMPLES,
+    TWO_VALUES
+};
 
 struct topk_case {
     enum pattern pattern;
@@ -238,8 +259,14 @@ static void run_topk(struct check *check, const void *parameters)
     box_compare_exact(check, selected, "selected");
 }
 
-#define TOPK(label, ...) {label, &(const struct topk_case){__VA_ARGS__}, false}
-#define SLOW_TOPK(label, ...) {label, &(const struct topk_case){__VA_ARGS__}, true}
+#define TOPK(label, ...)                                     \
+    {                                                        \
+        label, &(const struct topk_case){__VA_ARGS__}, false \
+    }
+#define SLOW_TOPK(label, ...)                               \
+    {                                                       \
+        label, &(const struct topk_case){__VA_ARGS__}, true \
+    }
 static const struct check_case topk_cases[] = {
     TOPK("S=1 k=1", NORMAL, 4, 1, 1),
     TOPK("S=17 k=5", NORMAL, 4, 17, 5),

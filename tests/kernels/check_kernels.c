@@ -273,7 +273,8 @@ void box_compare_exact(struct check *check, struct box *box, const char *what)
             continue;
         print_place(&view, i, place, sizeof place);
         if (view.dtype == DTYPE_F32)
-            check_case_fail(check, "%s[%s] is %.9g, ref has %.9g", what, place, (double)*(float *)((char *)view.data + at),
+            check_case_fail(check, "%s[%s] is %.9g, ref has %.9g", what, place,
+                            (double)*(float *)((char *)view.data + at),
                             (double)*(float *)((char *)box->host.data + at));
         if (view.dtype == DTYPE_I32)
             check_case_fail(check, "%s[%s] is %d, ref has %d", what, place, *(int32_t *)((char *)view.data + at),
@@ -371,17 +372,18 @@ static void write_tokens(struct check *check, struct cache_box *cache, int B, in
             struct tensor k_pe = tensor_2d(DTYPE_F32, values + width, 1, shape->Dr);
             struct tensor k = tensor_2d(DTYPE_F32, values, 1, shape->Di);
 
-            slot_value = box_i32(cache->page_table, b)[s / CACHE_PAGE_TOKENS] * CACHE_PAGE_TOKENS + s % CACHE_PAGE_TOKENS;
+            slot_value =
+                box_i32(cache->page_table, b)[s / CACHE_PAGE_TOKENS] * CACHE_PAGE_TOKENS + s % CACHE_PAGE_TOKENS;
             for (int d = 0; d < width + shape->Dr && d < shape->Dv + shape->Dr + shape->Di; d++)
                 values[d] = (float)check_normal(check);
             if (cache->latent)
                 check_status(check, check->ref,
                              ops_latent_write(check->ref, &(struct ops_latent_write_args){&c, &k_pe, &rows, *shape,
-                                                                                         &cache->latent->host}));
+                                                                                          &cache->latent->host}));
             if (cache->index)
                 check_status(check, check->ref,
-                             ops_index_write(check->ref, &(struct ops_index_write_args){&k, &rows, *shape,
-                                                                                       &cache->index->host}));
+                             ops_index_write(check->ref,
+                                             &(struct ops_index_write_args){&k, &rows, *shape, &cache->index->host}));
         }
     free(values);
 }
@@ -466,8 +468,8 @@ static int64_t bench_now_ns(const struct check *check)
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
-void check_bench(struct check *check, enum status (*run)(struct ops *ops, void *context), void *context,
-                 double flops, double bytes, const char *peak)
+void check_bench(struct check *check, enum status (*run)(struct ops *ops, void *context), void *context, double flops,
+                 double bytes, const char *peak)
 {
     enum { MOST = 41, FEWEST = 10, BUDGET_MS = 600 };
     double times[MOST], gflops, gbytes, limit;
@@ -496,8 +498,8 @@ void check_bench(struct check *check, enum status (*run)(struct ops *ops, void *
                times[count / 2], times[count / 10], gflops, gbytes, limit > 0 ? gflops / limit : 0,
                check->peaks.read_gbytes > 0 ? gbytes / check->peaks.read_gbytes : 0);
     else
-        printf("# %-10s %-44s %10.1f us (p10 %.1f)  %7.1f GFLOP/s %3.0f%%  %6.1f GB/s %3.0f%%\n", check->op, check->name,
-               times[count / 2], times[count / 10], gflops, limit > 0 ? 100 * gflops / limit : 0, gbytes,
+        printf("# %-10s %-44s %10.1f us (p10 %.1f)  %7.1f GFLOP/s %3.0f%%  %6.1f GB/s %3.0f%%\n", check->op,
+               check->name, times[count / 2], times[count / 10], gflops, limit > 0 ? 100 * gflops / limit : 0, gbytes,
                check->peaks.read_gbytes > 0 ? 100 * gbytes / check->peaks.read_gbytes : 0);
     (void)fflush(stdout);
 }
@@ -610,8 +612,7 @@ int main(int argc, char **argv)
         if (check.only_op && strcmp(check.only_op, op->name) != 0)
             continue;
         for (int c = 0; c < op->case_count; c++) {
-            if ((check.only_case && !strstr(op->cases[c].name, check.only_case)) ||
-                (op->cases[c].slow && !check.bench))
+            if ((check.only_case && !strstr(op->cases[c].name, check.only_case)) || (op->cases[c].slow && !check.bench))
                 continue;
             failed += !run_case(&check, op, &op->cases[c], ++number);
         }

@@ -1,8 +1,8 @@
 /* check_linear.c: matrix products. Budget: 1e-6 * |x| * |w| (Euclidean norms of the row and of the weight's row):
  * both sides multiply the same rounded values, so only the order of F32 additions differs. */
 #include <math.h>
-#include <string.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "kernels/fp8.h"
 #include "tests/kernels/check_kernels.h"
@@ -20,8 +20,7 @@ static double weight_value(const struct shape *shape, struct box *w, struct box 
 
     switch (shape->dtype) {
     case DTYPE_BF16: return f32_from_bf16(((uint16_t *)w->host.data)[at]);
-    case DTYPE_F8E4M3:
-        return f32_from_e4m3(((uint8_t *)w->host.data)[at]) * (double)box_f32(scale, n / 128)[k / 128];
+    case DTYPE_F8E4M3: return f32_from_e4m3(((uint8_t *)w->host.data)[at]) * (double)box_f32(scale, n / 128)[k / 128];
     default: return ((float *)w->host.data)[at];
     }
 }
@@ -44,7 +43,9 @@ static void compare(struct check *check, const struct shape *shape, struct box *
 
     /* Hopper's FP8 tensor cores keep about 14 bits of a product inside a group of 128. */
     double share = shape->dtype == DTYPE_F8E4M3 && shape->numerics == NUMERICS_FP8 &&
-                           strncmp(ops_description(check_device(check)), "cuda sm_9", 9) == 0 ? 1e-4 : 1e-6;
+                           strncmp(ops_description(check_device(check)), "cuda sm_9", 9) == 0
+                       ? 1e-4
+                       : 1e-6;
 
     if (!norms || !bounds)
         check_case_fail(check, "no memory");
@@ -54,7 +55,8 @@ static void compare(struct check *check, const struct shape *shape, struct box *
         norms[n] = sqrt(norms[n]);
     }
     for (int64_t r = 0; r < shape->T * H; r++) {
-        const float *row = (const float *)x->host.data + r / H * x->host.strides[0] + r % H * x->host.strides[1] * !!shape->H;
+        const float *row =
+            (const float *)x->host.data + r / H * x->host.strides[0] + r % H * x->host.strides[1] * !!shape->H;
         double norm = 0;
 
         for (int64_t k = 0; k < shape->K; k++)
@@ -129,9 +131,15 @@ static void run(struct check *check, const void *parameters)
     check_status(check, check_device(check), s);
 }
 
-#define CASE(label, ...) {label, &(const struct shape){__VA_ARGS__}, false}
-#define SLOW(label, ...) {label, &(const struct shape){__VA_ARGS__}, true}
-#define F8 DTYPE_F8E4M3, NUMERICS_FP8
+#define CASE(label, ...)                                 \
+    {                                                    \
+        label, &(const struct shape){__VA_ARGS__}, false \
+    }
+#define SLOW(label, ...)                                \
+    {                                                   \
+        label, &(const struct shape){__VA_ARGS__}, true \
+    }
+#define F8  DTYPE_F8E4M3, NUMERICS_FP8
 #define B16 DTYPE_BF16, NUMERICS_FP8
 
 static const struct check_case cases[] = {

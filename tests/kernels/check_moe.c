@@ -55,8 +55,11 @@ static void run_router(struct check *check, const void *parameters)
     const struct router_case *c = parameters;
     struct box *logits = BOX(check, DTYPE_F32, 3, c->T, c->E), *bias = BOX(check, DTYPE_F32, 0, c->E);
     struct box *experts = BOX(check, DTYPE_I32, 1, c->T, c->k), *weights = BOX(check, DTYPE_F32, 1, c->T, c->k);
-    struct ops_router_args args = {.scoring = c->scoring, .groups = c->groups, .kept_groups = c->kept_groups,
-                                   .normalise = c->normalise, .scaling = 2.5f};
+    struct ops_router_args args = {.scoring = c->scoring,
+                                   .groups = c->groups,
+                                   .kept_groups = c->kept_groups,
+                                   .normalise = c->normalise,
+                                   .scaling = 2.5f};
 
     box_fill_normal(check, logits, c->deviation);
     box_fill_normal(check, bias, 0.1);
@@ -82,7 +85,10 @@ static void run_router(struct check *check, const void *parameters)
     box_compare_close(check, weights, "weights", 1e-30, 2e-6);
 }
 
-#define ROUTER(label, ...) {label, &(const struct router_case){__VA_ARGS__}, false}
+#define ROUTER(label, ...)                                     \
+    {                                                          \
+        label, &(const struct router_case){__VA_ARGS__}, false \
+    }
 static const struct check_case router_cases[] = {
     ROUTER("one expert", 3, 1, 1, ROUTER_SIGMOID, 1, 1, false, true, false, 1),
     ROUTER("V3.2: 8 of 256, 4 of 8 groups", 40, 256, 8, ROUTER_SIGMOID, 8, 4, true, true, false, 1),
@@ -96,7 +102,8 @@ static const struct check_case router_cases[] = {
     ROUTER("all of them", 9, 12, 12, ROUTER_SIGMOID, 1, 1, true, true, false, 1),
     ROUTER("huge T", 70000, 4, 1, ROUTER_SIGMOID, 1, 1, false, true, false, 1),
 };
-const struct check_op check_op_router = {"router", router_cases, sizeof router_cases / sizeof *router_cases, run_router};
+const struct check_op check_op_router = {"router", router_cases, sizeof router_cases / sizeof *router_cases,
+                                         run_router};
 
 /* --- Experts -------------------------------------------------------------------------------------------- */
 
@@ -188,9 +195,14 @@ static void run_moe(struct check *check, const void *parameters)
     make_weights(check, c, c->J, c->D, ref[0], device[0]);
     make_weights(check, c, c->J, c->D, ref[1], device[1]);
     make_weights(check, c, c->D, c->J, ref[2], device[2]);
-    bench.args = (struct ops_moe_args){&x->device, &experts->device, &weights->device,
-                                       (const struct ops_weight *const *)device[0], (const struct ops_weight *const *)device[1],
-                                       (const struct ops_weight *const *)device[2], c->E, &y->device};
+    bench.args = (struct ops_moe_args){&x->device,
+                                       &experts->device,
+                                       &weights->device,
+                                       (const struct ops_weight *const *)device[0],
+                                       (const struct ops_weight *const *)device[1],
+                                       (const struct ops_weight *const *)device[2],
+                                       c->E,
+                                       &y->device};
     s = run_op(check_device(check), &bench);
     if (!s && check_is_bench(check)) {
         double active = c->one_expert ? (double)c->k : fmin(c->E, (double)(c->T * c->k));
@@ -199,9 +211,14 @@ static void run_moe(struct check *check, const void *parameters)
                     active * 3 * (double)(c->D * c->J) * (double)dtype_bytes(c->dtype),
                     c->numerics == NUMERICS_FP8 && c->dtype != DTYPE_F32 ? "bf16" : "f32");
     } else if (!s) {
-        struct ops_moe_args args = {&x->host, &experts->host, &weights->host,
-                                    (const struct ops_weight *const *)ref[0], (const struct ops_weight *const *)ref[1],
-                                    (const struct ops_weight *const *)ref[2], c->E, &y->host};
+        struct ops_moe_args args = {&x->host,
+                                    &experts->host,
+                                    &weights->host,
+                                    (const struct ops_weight *const *)ref[0],
+                                    (const struct ops_weight *const *)ref[1],
+                                    (const struct ops_weight *const *)ref[2],
+                                    c->E,
+                                    &y->host};
 
         s_ref = ops_moe(check_ref(check), &args);
         if (!s_ref)
@@ -216,8 +233,14 @@ static void run_moe(struct check *check, const void *parameters)
     check_status(check, check_device(check), s);
 }
 
-#define MOE(label, ...) {label, &(const struct moe_case){__VA_ARGS__}, false}
-#define SLOW(label, ...) {label, &(const struct moe_case){__VA_ARGS__}, true}
+#define MOE(label, ...)                                     \
+    {                                                       \
+        label, &(const struct moe_case){__VA_ARGS__}, false \
+    }
+#define SLOW(label, ...)                                   \
+    {                                                      \
+        label, &(const struct moe_case){__VA_ARGS__}, true \
+    }
 static const struct check_case moe_cases[] = {
     MOE("fp8 T=1", 1, 256, 128, 2, 8, DTYPE_F8E4M3, NUMERICS_FP8, 0.03),
     MOE("fp8 T=40", 40, 256, 128, 2, 8, DTYPE_F8E4M3, NUMERICS_FP8, 0.03),

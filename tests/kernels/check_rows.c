@@ -84,7 +84,8 @@ static void run_rows(struct check *check, const void *parameters)
     box_upload(check, c.b);
     check_status(check, check_device(check), call(check_device(check), &c, true));
     if (check_is_bench(check)) {
-        check_bench(check, run_bench, &c, 4.0 * (double)(shape->T * shape->D), 12.0 * (double)(shape->T * shape->D), "f32");
+        check_bench(check, run_bench, &c, 4.0 * (double)(shape->T * shape->D), 12.0 * (double)(shape->T * shape->D),
+                    "f32");
         return;
     }
     check_status(check, check_ref(check), call(check_ref(check), &c, false));
@@ -96,8 +97,14 @@ static void run_rows(struct check *check, const void *parameters)
         box_compare_close(check, in_x ? c.x : c.y, "y", shape->op == LAYERNORM ? 4e-6 : 1e-30, 4e-6);
 }
 
-#define ROWS(label, ...) {label, &(const struct row_shape){__VA_ARGS__}, false}
-#define SLOW(label, ...) {label, &(const struct row_shape){__VA_ARGS__}, true}
+#define ROWS(label, ...)                                     \
+    {                                                        \
+        label, &(const struct row_shape){__VA_ARGS__}, false \
+    }
+#define SLOW(label, ...)                                    \
+    {                                                       \
+        label, &(const struct row_shape){__VA_ARGS__}, true \
+    }
 static const struct check_case row_cases[] = {
     ROWS("embed f32", EMBED_F32, 9, 33, 3, 1),
     ROWS("embed bf16", EMBED_BF16, 9, 33, 3, 1),
@@ -150,12 +157,16 @@ static void run_rope(struct check *check, const void *parameters)
     check_status(check, check_device(check),
                  ops_rope(check_device(check),
                           &(struct ops_rope_args){&x->device, &table->device, &position->device, shape->style}));
-    check_status(check, check_ref(check),
-                 ops_rope(check_ref(check), &(struct ops_rope_args){&x->host, &table->host, &position->host, shape->style}));
+    check_status(
+        check, check_ref(check),
+        ops_rope(check_ref(check), &(struct ops_rope_args){&x->host, &table->host, &position->host, shape->style}));
     box_compare_close(check, x, "x", 1e-6, 1e-6);
 }
 
-#define ROPE(label, ...) {label, &(const struct rope_shape){__VA_ARGS__}, false}
+#define ROPE(label, ...)                                      \
+    {                                                         \
+        label, &(const struct rope_shape){__VA_ARGS__}, false \
+    }
 static const struct check_case rope_cases[] = {
     ROPE("interleaved T=1", 1, 1, 64, 0, ROPE_INTERLEAVED),
     ROPE("interleaved in wider rows", 33, 5, 64, 128, ROPE_INTERLEAVED),
@@ -186,7 +197,10 @@ static void run_hadamard(struct check *check, const void *parameters)
     box_compare_close(check, x, "x", 1e-6 * shape->deviation, 0x1p-7);
 }
 
-#define HADAMARD(label, ...) {label, &(const struct hadamard_shape){__VA_ARGS__}, false}
+#define HADAMARD(label, ...)                                      \
+    {                                                             \
+        label, &(const struct hadamard_shape){__VA_ARGS__}, false \
+    }
 static const struct check_case hadamard_cases[] = {
     HADAMARD("Di=1", 3, 1, 0, 1),
     HADAMARD("Di=2", 3, 2, 0, 1),
@@ -233,12 +247,13 @@ static void run_cache(struct check *check, const void *parameters)
         box_upload(check, latent);
         box_upload(check, k_pe);
         box_upload(check, pool);
-        check_status(check, check_device(check),
-                     ops_latent_write(check_device(check), &(struct ops_latent_write_args){&latent->device, &k_pe->device, &device,
-                                                                                           c->shape, &pool->device}));
+        check_status(
+            check, check_device(check),
+            ops_latent_write(check_device(check), &(struct ops_latent_write_args){&latent->device, &k_pe->device,
+                                                                                  &device, c->shape, &pool->device}));
         check_status(check, check_ref(check),
-                     ops_latent_write(check_ref(check), &(struct ops_latent_write_args){&latent->host, &k_pe->host, &host,
-                                                                                        c->shape, &pool->host}));
+                     ops_latent_write(check_ref(check), &(struct ops_latent_write_args){&latent->host, &k_pe->host,
+                                                                                        &host, c->shape, &pool->host}));
         box_compare_exact(check, pool, "latent pool");
     }
     if (c->shape.Di) {
@@ -251,13 +266,17 @@ static void run_cache(struct check *check, const void *parameters)
         check_status(check, check_device(check),
                      ops_index_write(check_device(check),
                                      &(struct ops_index_write_args){&k->device, &device, c->shape, &pool->device}));
-        check_status(check, check_ref(check),
-                     ops_index_write(check_ref(check), &(struct ops_index_write_args){&k->host, &host, c->shape, &pool->host}));
+        check_status(
+            check, check_ref(check),
+            ops_index_write(check_ref(check), &(struct ops_index_write_args){&k->host, &host, c->shape, &pool->host}));
         box_compare_exact(check, pool, "index pool");
     }
 }
 
-#define CACHE(label, ...) {label, &(const struct cache_case){__VA_ARGS__}, false}
+#define CACHE(label, ...)                                     \
+    {                                                         \
+        label, &(const struct cache_case){__VA_ARGS__}, false \
+    }
 static const struct check_case cache_cases[] = {
     CACHE("V3.2 T=1", 1, {512, 64, 128, NUMERICS_FP8}, 1, 0),
     CACHE("V3.2 T=130", 130, {512, 64, 128, NUMERICS_FP8}, 1, 0),

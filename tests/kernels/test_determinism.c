@@ -114,7 +114,8 @@ static void run_product(struct ops *ops, const struct job *job, int64_t first, i
 {
     const struct product *p = job->context;
     struct ops_weight_args args = {p->w, p->w.dtype == DTYPE_F8E4M3 ? &p->scale : NULL, p->numerics};
-    struct tensor x = tensor_2d(DTYPE_F32, p->x + first * p->K, count, p->K), y = tensor_2d(DTYPE_F32, out, count, p->N);
+    struct tensor x = tensor_2d(DTYPE_F32, p->x + first * p->K, count, p->K),
+                  y = tensor_2d(DTYPE_F32, out, count, p->N);
     struct ops_weight *weight;
 
     ok(ops, ops_weight_create(ops, &args, &weight));
@@ -133,7 +134,11 @@ static void check_product(enum dtype dtype, enum numerics numerics, int64_t N, i
         halves[i] = bf16_from_f32(values[i]);
         codes[i] = e4m3_from_f32(values[i] * 60);
     }
-    p.w = tensor_2d(dtype, dtype == DTYPE_F32 ? (void *)values : dtype == DTYPE_BF16 ? (void *)halves : (void *)codes, N, K);
+    p.w = tensor_2d(dtype,
+                    dtype == DTYPE_F32    ? (void *)values
+                    : dtype == DTYPE_BF16 ? (void *)halves
+                                          : (void *)codes,
+                    N, K);
     p.scale = tensor_2d(DTYPE_F32, scales, (N + 127) / 128, (K + 127) / 128);
     check_all_splits(&(struct job){run_product, sizeof(float) * (size_t)N, &p});
     free(p.x);
@@ -171,7 +176,8 @@ static void run_rows(struct ops *ops, const struct job *job, int64_t first, int6
     const float *all = job->context;
     int64_t D = 130;
     struct tensor x = tensor_2d(DTYPE_F32, (float *)(uintptr_t)all + first * D, count, D);
-    struct tensor weight = tensor_1d(DTYPE_F32, (float *)(uintptr_t)all + ROWS * D, D), y = tensor_2d(DTYPE_F32, out, count, D);
+    struct tensor weight = tensor_1d(DTYPE_F32, (float *)(uintptr_t)all + ROWS * D, D),
+                  y = tensor_2d(DTYPE_F32, out, count, D);
 
     ok(ops, ops_rmsnorm(ops, &(struct ops_rmsnorm_args){&x, NULL, &weight, 1e-6f, &y}));
     ok(ops, ops_swiglu(ops, &y, &x, &y));
@@ -192,8 +198,14 @@ static void run_router(struct ops *ops, const struct job *job, int64_t first, in
     float weights[ROWS * 4];
     struct tensor logits = tensor_2d(DTYPE_F32, (float *)(uintptr_t)job->context + first * 48, count, 48);
     struct tensor e = tensor_2d(DTYPE_I32, experts, count, 4), w = tensor_2d(DTYPE_F32, weights, count, 4);
-    struct ops_router_args args = {.logits = &logits, .scoring = ROUTER_SIGMOID, .groups = 4, .kept_groups = 2,
-                                   .normalise = true, .scaling = 2.5f, .experts = &e, .weights = &w};
+    struct ops_router_args args = {.logits = &logits,
+                                   .scoring = ROUTER_SIGMOID,
+                                   .groups = 4,
+                                   .kept_groups = 2,
+                                   .normalise = true,
+                                   .scaling = 2.5f,
+                                   .experts = &e,
+                                   .weights = &w};
 
     ok(ops, ops_router(ops, &args));
     for (int64_t t = 0; t < count; t++) {
@@ -223,16 +235,19 @@ struct mixture {
 static void run_moe(struct ops *ops, const struct job *job, int64_t first, int64_t count, void *out)
 {
     const struct mixture *m = job->context;
-    struct tensor scale = tensor_2d(DTYPE_F32, (float *)(uintptr_t)m->scale, 1, 2), down_scale = tensor_2d(DTYPE_F32, (float *)(uintptr_t)m->scale, 2, 1);
-    struct tensor x = tensor_2d(DTYPE_F32, m->x + first * MOE_D, count, MOE_D), y = tensor_2d(DTYPE_F32, out, count, MOE_D);
+    struct tensor scale = tensor_2d(DTYPE_F32, (float *)(uintptr_t)m->scale, 1, 2),
+                  down_scale = tensor_2d(DTYPE_F32, (float *)(uintptr_t)m->scale, 2, 1);
+    struct tensor x = tensor_2d(DTYPE_F32, m->x + first * MOE_D, count, MOE_D),
+                  y = tensor_2d(DTYPE_F32, out, count, MOE_D);
     struct tensor experts = tensor_2d(DTYPE_I32, m->experts + first * MOE_K, count, MOE_K);
     struct tensor weights = tensor_2d(DTYPE_F32, m->weights + first * MOE_K, count, MOE_K);
     struct ops_weight *w[3][EXPERTS];
 
     for (int e = 0; e < EXPERTS; e++)
         for (int i = 0; i < 3; i++) {
-            struct ops_weight_args args = {tensor_2d(DTYPE_F8E4M3, m->codes[i][e], i == 2 ? MOE_D : MOE_J, i == 2 ? MOE_J : MOE_D),
-                                           i == 2 ? &down_scale : &scale, NUMERICS_FP8};
+            struct ops_weight_args args = {
+                tensor_2d(DTYPE_F8E4M3, m->codes[i][e], i == 2 ? MOE_D : MOE_J, i == 2 ? MOE_J : MOE_D),
+                i == 2 ? &down_scale : &scale, NUMERICS_FP8};
 
             ok(ops, ops_weight_create(ops, &args, &w[i][e]));
         }
@@ -247,7 +262,8 @@ static void run_moe(struct ops *ops, const struct job *job, int64_t first, int64
 
 TEST(experts)
 {
-    struct mixture m = {.scale = {0.01f, 0.02f, 0.015f, 0.03f}, .x = normals(ROWS * MOE_D, 1), .weights = normals(ROWS * MOE_K, 1)};
+    struct mixture m = {
+        .scale = {0.01f, 0.02f, 0.015f, 0.03f}, .x = normals(ROWS * MOE_D, 1), .weights = normals(ROWS * MOE_K, 1)};
 
     m.experts = allocate(sizeof(int32_t) * ROWS * MOE_K);
     for (int i = 0; i < 3; i++)
@@ -296,8 +312,8 @@ static struct ops_rows rows_of(const struct attending *a, int64_t first, int64_t
     return rows;
 }
 
-static void attend(struct ops *ops, const struct attending *a, int64_t first, int64_t count, int32_t *selected, float *out,
-                   float *lse)
+static void attend(struct ops *ops, const struct attending *a, int64_t first, int64_t count, int32_t *selected,
+                   float *out, float *lse)
 {
     struct tensor views[3], q = tensor_3d(DTYPE_F32, a->q + first * HEADS * DV, count, HEADS, DV);
     struct tensor q_pe = tensor_3d(DTYPE_F32, a->q_pe + first * HEADS * DR, count, HEADS, DR);
@@ -319,7 +335,8 @@ static void run_attention(struct ops *ops, const struct job *job, int64_t first,
     struct tensor pool = tensor_2d(DTYPE_U8, a->index, PAGES, (int64_t)cache_index_page_bytes(&a->shape));
     struct ops_rows rows = rows_of(a, first, count, views);
     int32_t *selected = allocate(sizeof(int32_t) * (size_t)count * TOP);
-    float *sparse = allocate(4 * (size_t)count * HEADS * (DV + 1)), *dense = allocate(4 * (size_t)count * HEADS * (DV + 1));
+    float *sparse = allocate(4 * (size_t)count * HEADS * (DV + 1)),
+          *dense = allocate(4 * (size_t)count * HEADS * (DV + 1));
     struct tensor ts = tensor_2d(DTYPE_I32, selected, count, TOP);
 
     ok(ops, ops_indexer_topk(ops, &(struct ops_indexer_args){&q, &w, &rows, a->shape, &pool}, &ts));
@@ -335,7 +352,8 @@ static void run_attention(struct ops *ops, const struct job *job, int64_t first,
         memcpy(row + 4 * TOP + 2 * wide, sparse + count * HEADS * DV + t * HEADS, 4 * HEADS);
         memcpy(row + 4 * TOP + 2 * wide + 4 * HEADS, dense + count * HEADS * DV + t * HEADS, 4 * HEADS);
         if (a->visible[first + t] <= TOP && memcmp(row + 4 * TOP, row + 4 * TOP + wide, wide) != 0)
-            FAIL("row %lld: everything selected and dense differ on '%s'", (long long)(first + t), ops_description(ops));
+            FAIL("row %lld: everything selected and dense differ on '%s'", (long long)(first + t),
+                 ops_description(ops));
     }
     free(selected);
     free(sparse);

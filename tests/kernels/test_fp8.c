@@ -65,7 +65,8 @@ TEST(bf16_rounds_to_nearest_even_and_has_no_subnormals)
         below = f32_from_bits(bits & 0xffff0000u);
         above = f32_from_bits((bits & 0xffff0000u) + 0x10000u);
         CHECK(f32_from_bf16(code) == below || f32_from_bf16(code) == above);
-        CHECK(fabs((double)f32_from_bf16(code) - value) <= fmin(fabs((double)below - value), fabs((double)above - value)));
+        CHECK(fabs((double)f32_from_bf16(code) - value) <=
+              fmin(fabs((double)below - value), fabs((double)above - value)));
         if (fabs((double)below - value) == fabs((double)above - value))
             CHECK_EQ_INT(code & 1, 0);
     }

@@ -53,7 +53,10 @@ static void vectors_open(struct vectors *v, const char *name)
             t->dim_count++;
         }
         at++;
-        t->dtype = strcmp(type, "f32") == 0 ? DTYPE_F32 : strcmp(type, "i32") == 0 ? DTYPE_I32 : strcmp(type, "u16") == 0 ? DTYPE_BF16 : DTYPE_U8;
+        t->dtype = strcmp(type, "f32") == 0   ? DTYPE_F32
+                   : strcmp(type, "i32") == 0 ? DTYPE_I32
+                   : strcmp(type, "u16") == 0 ? DTYPE_BF16
+                                              : DTYPE_U8;
         for (int i = t->dim_count - 1; i >= 0; i--) {
             t->dims[i] = dims[i];
             t->strides[i] = stride;
@@ -132,7 +135,8 @@ static void ok(struct ops *ops, enum status s)
 }
 
 /* Runs `test` on the reference with a tight tolerance, then on the CPU backend with a wider one. */
-static void on_both(void (*test)(struct ops *ops, struct vectors *v, double tolerance), const char *name, double tolerance)
+static void on_both(void (*test)(struct ops *ops, struct vectors *v, double tolerance), const char *name,
+                    double tolerance)
 {
     struct vectors v;
     struct ops *ops = NULL;
@@ -149,9 +153,11 @@ static void on_both(void (*test)(struct ops *ops, struct vectors *v, double tole
 
 /* --- Products ----------------------------------------------------------------------------------------- */
 
-static void product(struct ops *ops, struct vectors *v, enum dtype dtype, enum numerics numerics, const char *expected, double tolerance)
+static void product(struct ops *ops, struct vectors *v, enum dtype dtype, enum numerics numerics, const char *expected,
+                    double tolerance)
 {
-    struct ops_weight_args args = {.w = *get(v, "w"), .scale = dtype == DTYPE_F8E4M3 ? get(v, "scale") : NULL, .numerics = numerics};
+    struct ops_weight_args args = {
+        .w = *get(v, "w"), .scale = dtype == DTYPE_F8E4M3 ? get(v, "scale") : NULL, .numerics = numerics};
     struct tensor y = result_like(get(v, expected));
     struct ops_weight *weight;
 
@@ -211,7 +217,8 @@ static void ropes(struct ops *ops, struct vectors *v, double tolerance)
 
     for (int style = 0; style < 2; style++) {
         memcpy(y.data, x->data, 4 * (size_t)tensor_count(x));
-        ok(ops, ops_rope(ops, &(struct ops_rope_args){&y, get(v, "table"), get(v, "position"), style ? ROPE_HALF_SPLIT : ROPE_INTERLEAVED}));
+        ok(ops, ops_rope(ops, &(struct ops_rope_args){&y, get(v, "table"), get(v, "position"),
+                                                      style ? ROPE_HALF_SPLIT : ROPE_INTERLEAVED}));
         check_close(&y, get(v, style ? "half_split" : "interleaved"), tolerance, style ? "half_split" : "interleaved");
     }
     free(y.data);
@@ -252,7 +259,8 @@ static void attention(struct ops *ops, struct vectors *v, double tolerance)
     struct tensor sequence = tensor_1d(DTYPE_I32, zeros, visible->dims[0]);
     struct ops_rows rows = {get(v, "slot"), &sequence, visible, get(v, "page_table"), (int32_t)scores.dims[1]};
     struct ops_indexer_args indexer = {get(v, "index_q"), get(v, "index_w"), &rows, shape, &index};
-    struct ops_attention_args args = {get(v, "q_latent"), get(v, "q_pe"), &selected, &rows, shape, &latent, 0.11f, &out, &lse};
+    struct ops_attention_args args = {
+        get(v, "q_latent"), get(v, "q_pe"), &selected, &rows, shape, &latent, 0.11f, &out, &lse};
     bool ref = strcmp(ops_backend_name(ops), "ref") == 0;
 
     memset(latent.data, 0xff, (size_t)tensor_count(&latent));
@@ -290,7 +298,8 @@ TEST(caches_indexer_and_attention)
 static void router(struct ops *ops, struct vectors *v, double tolerance)
 {
     struct tensor experts = result_like(get(v, "sigmoid_experts")), weights = result_like(get(v, "sigmoid_weights"));
-    struct ops_router_args args = {get(v, "logits"), get(v, "bias"), ROUTER_SIGMOID, 4, 2, true, 2.5f, &experts, &weights};
+    struct ops_router_args args = {get(v, "logits"), get(v, "bias"), ROUTER_SIGMOID, 4, 2, true, 2.5f,
+                                   &experts,         &weights};
 
     ok(ops, ops_router(ops, &args));
     check_same(&experts, get(v, "sigmoid_experts"), "sigmoid_experts");
@@ -317,14 +326,15 @@ static void experts(struct ops *ops, struct vectors *v, double tolerance)
     for (int i = 0; i < 3; i++)
         for (int e = 0; e < E; e++) {
             struct tensor one = tensor_rows(get(v, names[i]), e, 1);
-            struct ops_weight_args args = {tensor_2d(DTYPE_F32, one.data, one.dims[1], one.dims[2]), NULL, NUMERICS_FP8};
+            struct ops_weight_args args = {tensor_2d(DTYPE_F32, one.data, one.dims[1], one.dims[2]), NULL,
+                                           NUMERICS_FP8};
 
             ok(ops, ops_weight_create(ops, &args, &w[i][e]));
         }
     memcpy(y.data, get(v, "y0")->data, 4 * (size_t)tensor_count(&y));
-    ok(ops, ops_moe(ops, &(struct ops_moe_args){get(v, "x"), get(v, "experts"), get(v, "weights"),
-                                                (const struct ops_weight *const *)w[0], (const struct ops_weight *const *)w[1],
-                                                (const struct ops_weight *const *)w[2], E, &y}));
+    ok(ops, ops_moe(ops, &(struct ops_moe_args){
+                             get(v, "x"), get(v, "experts"), get(v, "weights"), (const struct ops_weight *const *)w[0],
+                             (const struct ops_weight *const *)w[1], (const struct ops_weight *const *)w[2], E, &y}));
     check_close(&y, get(v, "y"), tolerance, "y");
     for (int i = 0; i < 3; i++)
         for (int e = 0; e < E; e++)

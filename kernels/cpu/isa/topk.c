@@ -80,7 +80,8 @@ VEC_INLINE int32_t put_positions(int32_t *out, int32_t i, unsigned mask)
 #ifdef ISA_AVX512
     __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
 
-    _mm512_storeu_si512(out, _mm512_maskz_compress_epi32((__mmask16)mask, _mm512_add_epi32(lane, _mm512_set1_epi32(i))));
+    lane = _mm512_add_epi32(lane, _mm512_set1_epi32(i));
+    _mm512_storeu_si512(out, _mm512_maskz_compress_epi32((__mmask16)mask, lane));
     return __builtin_popcount(mask);
 #else
     int32_t count = 0;

@@ -241,8 +241,8 @@ VEC_INLINE vf vf_from_e4m3(const uint8_t *codes)
     return _mm512_castsi512_ps(_mm512_or_si512(_mm512_castps_si512(value), sign));
 }
 
-/* The codes of values that vf_round_e4m3() gave, with the signs of `original` (rounding loses that of a zero). Scaled by 2^-120, a float has its e4m3 code in bits 20 to 26,
- * subnormal values included; NaN stays NaN. */
+/* The codes of values that vf_round_e4m3() gave, with the signs of `original` (rounding loses that of a zero). Scaled
+ * by 2^-120, a float has its e4m3 code in bits 20 to 26, subnormal values included; NaN stays NaN. */
 VEC_INLINE void vf_store_e4m3(uint8_t *codes, vf rounded, vf original)
 {
     __m512i sign = _mm512_and_si512(_mm512_castps_si512(original), _mm512_set1_epi32((int)0x80000000));
@@ -256,8 +256,8 @@ VEC_INLINE void vf_store_e4m3(uint8_t *codes, vf rounded, vf original)
 VEC_INLINE void vb_interleave(const uint16_t *a, const uint16_t *b, uint16_t *out)
 {
     const __m512i step = _mm512_set1_epi32(0x00200000); /* odd places come from b: index + 32 */
-    __m512i index = _mm512_setr_epi32(0, 0x10001, 0x20002, 0x30003, 0x40004, 0x50005, 0x60006, 0x70007, 0x80008, 0x90009,
-                                      0xa000a, 0xb000b, 0xc000c, 0xd000d, 0xe000e, 0xf000f);
+    __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    __m512i index = _mm512_or_si512(lane, _mm512_slli_epi32(lane, 16));
     __m512i x = _mm512_loadu_si512(a), y = _mm512_loadu_si512(b);
 
     index = _mm512_add_epi32(index, step);
