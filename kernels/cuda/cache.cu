@@ -47,7 +47,7 @@ static __global__ void latent_write_kernel(const float *c, int64_t c_stride, con
     }
     for (int d = threadIdx.x; d < Dr; d += blockDim.x) {
         /* Byte by byte: a record of odd widths is not aligned. */
-        unsigned short bits = __bfloat16_as_ushort(__float2bfloat16_rn(rotary[d]));
+        uint32_t bits = bf16_bits(rotary[d]);
 
         record[Dv + 4 * groups + 2 * d] = (uint8_t)bits;
         record[Dv + 4 * groups + 2 * d + 1] = (uint8_t)(bits >> 8);

@@ -117,6 +117,19 @@ static __device__ __forceinline__ float ue8m0_scale(float amax)
     return __uint_as_float(bits & 0x7F800000u);
 }
 
+/* kernels/fp8.h's bf16_from_f32 in integers: nearest even, subnormals of BF16 become zero. For stores of single
+ * bytes: bytes taken from the result of the conversion instruction came out wrong on an H200 (CUDA 13.0). */
+static __device__ __forceinline__ uint32_t bf16_bits(float value)
+{
+    uint32_t bits = __float_as_uint(value), magnitude = bits & 0x7FFFFFFFu;
+
+    if (magnitude > 0x7F800000u)
+        return bits >> 16 | 0x40;
+    if (magnitude < 0x00800000u)
+        return bits >> 31 << 15;
+    return (bits + 0x7FFFu + (bits >> 16 & 1)) >> 16;
+}
+
 /* Two e4m3 codes, exact in BF16. */
 static __device__ __forceinline__ float2 e4m3_pair_to_float(uint16_t pair)
 {

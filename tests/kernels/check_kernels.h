@@ -40,6 +40,9 @@ extern const struct check_op check_op_linear, check_op_rows, check_op_rope, chec
 
 struct ops *check_ref(struct check *check);
 struct ops *check_device(struct check *check);
+/* Whether products of these types run on Hopper's FP8 tensor cores, which keep about 14 bits of a product inside a
+ * group of 128: budgets are wider there. */
+bool check_short_sums(struct check *check, enum dtype dtype, enum numerics numerics);
 bool check_is_bench(const struct check *check);
 
 /* --- Boxes ------------------------------------------------------------------------------------------ */

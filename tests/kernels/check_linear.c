@@ -41,11 +41,7 @@ static void compare(struct check *check, const struct shape *shape, struct box *
     double *norms = calloc((size_t)(H * shape->N), sizeof *norms);
     double *bounds = calloc((size_t)(shape->T * H * shape->N), sizeof *bounds);
 
-    /* Hopper's FP8 tensor cores keep about 14 bits of a product inside a group of 128. */
-    double share = shape->dtype == DTYPE_F8E4M3 && shape->numerics == NUMERICS_FP8 &&
-                           strncmp(ops_description(check_device(check)), "cuda sm_9", 9) == 0
-                       ? 1e-4
-                       : 1e-6;
+    double share = check_short_sums(check, shape->dtype, shape->numerics) ? 1e-4 : 1e-6;
 
     if (!norms || !bounds)
         check_case_fail(check, "no memory");

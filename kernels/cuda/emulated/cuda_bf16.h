@@ -29,11 +29,6 @@ static inline __nv_bfloat16 __float2bfloat16_rn(float value)
     return {(uint16_t)((bits + 0x7FFF + (bits >> 16 & 1)) >> 16)};
 }
 
-static inline unsigned short __bfloat16_as_ushort(__nv_bfloat16 value)
-{
-    return value.bits;
-}
-
 static inline __nv_bfloat162 __float22bfloat162_rn(float2 pair)
 {
     return {__float2bfloat16_rn(pair.x), __float2bfloat16_rn(pair.y)};
