@@ -95,6 +95,14 @@ static void extent_add(struct extent *e, const PopplerRectangle *r)
     e->y1 = fmax(e->y1, fmax(r->y1, r->y2));
 }
 
+/* No overlap in height, and beside the word or behind it: a cell of another row, not a vertical word. */
+static bool off_row(const struct extent *e, const PopplerRectangle *r)
+{
+    double top = fmin(r->y1, r->y2), bottom = fmax(r->y1, r->y2), left = fmin(r->x1, r->x2), right = fmax(r->x1, r->x2);
+
+    return (top >= e->y1 || bottom <= e->y0) && (left >= e->x1 || right <= e->x0);
+}
+
 static const struct extent extent_none = {INFINITY, INFINITY, -INFINITY, -INFINITY};
 
 static struct frame_word make_word(size_t start, size_t end, const struct extent *e)
@@ -193,6 +201,11 @@ static enum status send_line(struct pdf_pages *pages, struct span text, const Po
             in_word = false;
             ++*index;
         } else if (!is_bidi_control(code)) {
+            /* Poppler joins what touches: a character off the word's row begins a word of its own. */
+            if (in_word && off_row(&word, &rects[*index])) {
+                pages->words.items[pages->words.count++] = make_word(word_start, i, &word);
+                in_word = false;
+            }
             if (!in_word) {
                 enum status status = vec_reserve(&pages->words, 2);
 
