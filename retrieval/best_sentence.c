@@ -32,13 +32,31 @@ static enum asks what_is_asked(struct span question)
     static const struct {
         const char *phrase;
         enum asks asks;
-    } signs[] = {{"when", ASKS_WHEN}, {"what year", ASKS_WHEN}, {"which year", ASKS_WHEN}, {"what date", ASKS_WHEN},
-                 {"what day", ASKS_WHEN}, {"what century", ASKS_WHEN}, {"what decade", ASKS_WHEN},
-                 {"what month", ASKS_WHEN}, {"how many", ASKS_COUNT}, {"how much", ASKS_COUNT}, {"how long", ASKS_COUNT},
-                 {"how old", ASKS_COUNT}, {"how far", ASKS_COUNT}, {"how large", ASKS_COUNT}, {"how high", ASKS_COUNT},
-                 {"percentage", ASKS_COUNT}, {"what percent", ASKS_COUNT}, {"what number", ASKS_COUNT},
-                 {"who", ASKS_WHO}, {"whom", ASKS_WHO}, {"whose", ASKS_WHO}, {"where", ASKS_WHERE}, {"why", ASKS_WHY},
-                 {"what", ASKS_WHAT}, {"which", ASKS_WHAT}};
+    } signs[] = {{"when", ASKS_WHEN},
+                 {"what year", ASKS_WHEN},
+                 {"which year", ASKS_WHEN},
+                 {"what date", ASKS_WHEN},
+                 {"what day", ASKS_WHEN},
+                 {"what century", ASKS_WHEN},
+                 {"what decade", ASKS_WHEN},
+                 {"what month", ASKS_WHEN},
+                 {"how many", ASKS_COUNT},
+                 {"how much", ASKS_COUNT},
+                 {"how long", ASKS_COUNT},
+                 {"how old", ASKS_COUNT},
+                 {"how far", ASKS_COUNT},
+                 {"how large", ASKS_COUNT},
+                 {"how high", ASKS_COUNT},
+                 {"percentage", ASKS_COUNT},
+                 {"what percent", ASKS_COUNT},
+                 {"what number", ASKS_COUNT},
+                 {"who", ASKS_WHO},
+                 {"whom", ASKS_WHO},
+                 {"whose", ASKS_WHO},
+                 {"where", ASKS_WHERE},
+                 {"why", ASKS_WHY},
+                 {"what", ASKS_WHAT},
+                 {"which", ASKS_WHAT}};
 
     for (size_t i = 0; i < sizeof signs / sizeof signs[0]; i++) {
         if (has_phrase(question, signs[i].phrase))
@@ -273,8 +291,8 @@ static bool has_month(struct span text)
 
 static bool has_cause(struct span text)
 {
-    static const char *const causes[] = {"because", "due to", "since", "so that", "in order to", "as a result", "caused",
-                                         "therefore", "reason", "to avoid", "to prevent", "led to"};
+    static const char *const causes[] = {"because", "due to",    "since",  "so that",  "in order to", "as a result",
+                                         "caused",  "therefore", "reason", "to avoid", "to prevent",  "led to"};
 
     for (size_t i = 0; i < sizeof causes / sizeof causes[0]; i++) {
         if (has_phrase(text, causes[i]))
@@ -288,9 +306,14 @@ static enum status read_sentence(struct store *store, const struct asked *asked,
 {
     enum status status = read_words(store, list, text, err);
 
-    *words = (struct sentence_words){.mask = terms_in(list), .related = list->related, .words = list->terms.count, .names = list->names,
-                                     .numbers = list->numbers, .years = list->years,
-                                     .bigrams = bigram_share(asked, list), .month = has_month(text),
+    *words = (struct sentence_words){.mask = terms_in(list),
+                                     .related = list->related,
+                                     .words = list->terms.count,
+                                     .names = list->names,
+                                     .numbers = list->numbers,
+                                     .years = list->years,
+                                     .bigrams = bigram_share(asked, list),
+                                     .month = has_month(text),
                                      .cause = has_cause(text)};
     return status;
 }
@@ -311,7 +334,8 @@ static uint64_t rarest_in(const struct asked *asked, uint64_t passage_mask)
 }
 
 static void fill_features(const struct asked *asked, const struct retrieval_result *result, size_t passage,
-                          const struct sentence_words *words, size_t index, size_t count, uint64_t passage_mask, float *f)
+                          const struct sentence_words *words, size_t index, size_t count, uint64_t passage_mask,
+                          float *f)
 {
     const struct sentence_words *w = &words[index];
     uint64_t previous = index > 0 ? words[index - 1].mask : 0, next = index + 1 < count ? words[index + 1].mask : 0;
@@ -374,7 +398,8 @@ static enum status score_passage(struct store *store, struct asked *asked, const
             status = error_set(err, STATUS_NO_MEMORY, "out of memory");
             break;
         }
-        sentences->items[sentences->count++] = (struct retrieval_sentence){.passage = passage, .start = start, .end = end};
+        sentences->items[sentences->count++] =
+            (struct retrieval_sentence){.passage = passage, .start = start, .end = end};
         status = read_sentence(store, asked, &list, span_slice(text, start, end), &words.items[words.count], err);
         passage_mask |= words.items[words.count++].mask;
     }

@@ -70,7 +70,8 @@ static enum status write_block(struct block_builder *b, struct pack_block *block
         struct span bytes = {0};
 
         arena_init(&slice, MAX_BLOCK_BYTES);
-        status = store_page_slice(b->store, block->document_id, span->page, span->start, span->end, &slice, &bytes, err);
+        status =
+            store_page_slice(b->store, block->document_id, span->page, span->start, span->end, &slice, &bytes, err);
         if (!status && i > 0 && buf_append_byte(&text, '\n'))
             status = error_set(err, STATUS_LIMIT, "a block is too long");
         block->segments[i] = (struct pack_segment){span->page, span->start, text.len, text.len + bytes.len};

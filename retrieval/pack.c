@@ -333,7 +333,8 @@ static enum status choose_documents(struct packing *p, struct choice *choice, st
             continue;
         for (size_t c = first; c < end; c++) {
             items[c].selected = true;
-            raise_value(&items[c], choice->order[i]->score * NEIGHBOUR_VALUE / 2); /* goes before hits do, if any must */
+            raise_value(&items[c],
+                        choice->order[i]->score * NEIGHBOUR_VALUE / 2); /* goes before hits do, if any must */
         }
         choice->used += tokens;
         *spent_on(choice, document_id) += tokens;

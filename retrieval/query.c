@@ -21,13 +21,14 @@ enum {
 
 /* Stemmed, sorted. */
 static const char *const stop_words[] = {
-    "a", "about", "after", "all", "also", "an", "and", "ani", "ar", "as", "at", "be", "been", "befor", "but", "by", "can",
-    "could", "did", "do", "doe", "dure", "each", "for", "from", "had", "ha", "have", "he", "her", "him", "hi", "how", "i",
-    "if", "in", "into", "is", "it", "list", "mai", "me", "might", "more", "most", "my", "no", "not", "of", "on", "or",
-    "other", "our", "out", "over", "pleas", "s", "shall", "she", "should", "so", "some", "such", "t", "tell", "than",
-    "that", "the", "their", "them", "then", "there", "these", "thei", "thi", "those", "to", "under", "us", "wa", "we",
-    "were", "what", "when", "where", "which", "while", "who", "whom", "whose", "why", "will", "with", "would", "you",
-    "your"};
+    "a",     "about", "after", "all",   "also", "an",    "and",   "ani",   "ar",    "as",    "at",   "be",
+    "been",  "befor", "but",   "by",    "can",  "could", "did",   "do",    "doe",   "dure",  "each", "for",
+    "from",  "had",   "ha",    "have",  "he",   "her",   "him",   "hi",    "how",   "i",     "if",   "in",
+    "into",  "is",    "it",    "list",  "mai",  "me",    "might", "more",  "most",  "my",    "no",   "not",
+    "of",    "on",    "or",    "other", "our",  "out",   "over",  "pleas", "s",     "shall", "she",  "should",
+    "so",    "some",  "such",  "t",     "tell", "than",  "that",  "the",   "their", "them",  "then", "there",
+    "these", "thei",  "thi",   "those", "to",   "under", "us",    "wa",    "we",    "were",  "what", "when",
+    "where", "which", "while", "who",   "whom", "whose", "why",   "will",  "with",  "would", "you",  "your"};
 
 bool query_is_stop_word(struct span folded)
 {

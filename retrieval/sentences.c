@@ -6,10 +6,10 @@
 #include "retrieval/retrieval_internal.h"
 
 static const char *const abbreviations[] = {
-    "mr", "mrs", "ms", "dr", "prof", "st", "sr", "jr", "vs", "etc", "no", "nos", "vol", "fig", "figs", "eq", "cf", "ca",
-    "approx", "inc", "ltd", "co", "corp", "dept", "est", "al", "jan", "feb", "mar", "apr", "jun", "jul", "aug", "sep",
-    "sept", "oct", "nov", "dec", "gen", "col", "capt", "lt", "sgt", "rev", "hon", "gov", "sen", "rep", "pres", "pp", "ed",
-    "eds", "trans", "sec", "art", "op", "e.g", "i.e", "u.s", "u.k"};
+    "mr",  "mrs", "ms",  "dr",     "prof", "st",  "sr",  "jr",    "vs",   "etc", "no",   "nos", "vol", "fig", "figs",
+    "eq",  "cf",  "ca",  "approx", "inc",  "ltd", "co",  "corp",  "dept", "est", "al",   "jan", "feb", "mar", "apr",
+    "jun", "jul", "aug", "sep",    "sept", "oct", "nov", "dec",   "gen",  "col", "capt", "lt",  "sgt", "rev", "hon",
+    "gov", "sen", "rep", "pres",   "pp",   "ed",  "eds", "trans", "sec",  "art", "op",   "e.g", "i.e", "u.s", "u.k"};
 
 static bool is_space(char c)
 {
@@ -44,7 +44,8 @@ static size_t skip_closers(struct span text, size_t at)
     for (;;) {
         size_t mark = at;
 
-        if (at < text.len && (text.ptr[at] == '"' || text.ptr[at] == '\'' || text.ptr[at] == ')' || text.ptr[at] == ']')) {
+        if (at < text.len &&
+            (text.ptr[at] == '"' || text.ptr[at] == '\'' || text.ptr[at] == ')' || text.ptr[at] == ']')) {
             at++;
         } else if (at + 2 < text.len && memcmp(text.ptr + at, "\xe2\x80\x9d", 3) == 0) { /* U+201D */
             at += 3;

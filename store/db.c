@@ -96,8 +96,8 @@ enum status db_open(struct db *db, const char *path, int flags, bool immutable, 
         return status;
     }
     (void)sqlite3_busy_timeout(db->handle, DB_BUSY_MS);
-    /* SQL cannot write the index's shadow tables. The schema stays trusted: in SQLite 3.40 FTS5 may not stand in the triggers
-     * of an untrusted one. */
+    /* SQL cannot write the index's shadow tables. The schema stays trusted: in SQLite 3.40 FTS5 may not stand in the
+     * triggers of an untrusted one. */
     (void)sqlite3_db_config(db->handle, SQLITE_DBCONFIG_DEFENSIVE, 1, NULL);
     (void)sqlite3_limit(db->handle, SQLITE_LIMIT_ATTACHED, 0);
     return STATUS_OK;

@@ -20,7 +20,8 @@ static void adapt(uint16_t *zero_probability, bool bit)
     if (bit)
         *zero_probability = (uint16_t)(*zero_probability - (*zero_probability >> ADAPT_SHIFT));
     else
-        *zero_probability = (uint16_t)(*zero_probability + (((1 << PROBABILITY_BITS) - *zero_probability) >> ADAPT_SHIFT));
+        *zero_probability =
+            (uint16_t)(*zero_probability + (((1 << PROBABILITY_BITS) - *zero_probability) >> ADAPT_SHIFT));
 }
 
 /* --- Encoding -------------------------------------------------------------------------------------------- */

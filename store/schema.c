@@ -7,9 +7,9 @@
 #include <string.h>
 #include <sys/stat.h>
 
-/* corpus.db, version 1. A chunk stores where its text stands, not the text: the view chunk_text cuts it out of the pages,
- * so that the index can be checked, rebuilt and deleted from with the text stored once. (FTS5 reads the view with
- * virtual tables forbidden, which rules out a list in JSON.) Chunk ids of one document are consecutive, so that
+/* corpus.db, version 1. A chunk stores where its text stands, not the text: the view chunk_text cuts it out of the
+ * pages, so that the index can be checked, rebuilt and deleted from with the text stored once. (FTS5 reads the view
+ * with virtual tables forbidden, which rules out a list in JSON.) Chunk ids of one document are consecutive, so that
  * documents needs only the first; ids are never used twice. `relabelled` counts changes of a committed chunk's title.
  * Rectangles have their own table: two kinds of smaller rows fill database pages better than one of long ones. */
 static const char corpus_1[] =
@@ -130,15 +130,18 @@ enum status schema_check(struct db *db, const struct schema *schema, bool create
                          schema->file);
     }
     if (version > schema->version)
-        return error_set(err, STATUS_UNSUPPORTED, "'%s' is from a newer version of this program (schema %lld, known %d)",
-                         db->path, (long long)version, schema->version);
+        return error_set(err, STATUS_UNSUPPORTED,
+                         "'%s' is from a newer version of this program (schema %lld, known %d)", db->path,
+                         (long long)version, schema->version);
     if (version < 0)
         return error_set(err, STATUS_CORRUPT, "'%s': the schema version is damaged", db->path);
     if (version == schema->version)
         return STATUS_OK;
     if (!write)
-        return error_set(err, STATUS_UNSUPPORTED, "'%s' is from an older version (schema %lld, known %d): ingest or the "
-                         "daemon migrates it", db->path, (long long)version, schema->version);
+        return error_set(err, STATUS_UNSUPPORTED,
+                         "'%s' is from an older version (schema %lld, known %d): ingest or the "
+                         "daemon migrates it",
+                         db->path, (long long)version, schema->version);
     status = schema_upgrade(db, schema, (int)version, schema->version, err);
     if (status)
         error_prefix(err, "migration from schema %lld", (long long)version);

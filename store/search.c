@@ -186,7 +186,8 @@ static enum status name_hits(struct store *store, struct store_hit *hits, size_t
     for (size_t i = 0; i < *count; i++) {
         struct statement st;
         bool row = false;
-        enum status status = statement_begin(&store->db, "SELECT document_id, ordinal FROM chunks WHERE id = ?", &st, err);
+        enum status status =
+            statement_begin(&store->db, "SELECT document_id, ordinal FROM chunks WHERE id = ?", &st, err);
 
         if (status)
             return status;
@@ -214,8 +215,8 @@ static enum status run_search(struct store *store, struct searching *searching, 
     if (!status)
         status = store_bm25_refresh(store, err);
     if (!status)
-        status = statement_begin(&store->db, "SELECT rowid, dsa_bm25(chunks_fts) FROM chunks_fts WHERE chunks_fts MATCH ?",
-                                 &st, err);
+        status = statement_begin(
+            &store->db, "SELECT rowid, dsa_bm25(chunks_fts) FROM chunks_fts WHERE chunks_fts MATCH ?", &st, err);
     if (status)
         return status;
     statement_text(&st, searching->search->match);

@@ -109,8 +109,11 @@ static enum status set_up(struct store *store, bool create, struct error *err)
     if (store->role != STORE_READ) {
         /* Page size and vacuum mode first: they are fixed with the first page. 16 KiB wastes less of a page of text
          * than 4 KiB; store_optimize() gives back what folding the index together leaves free. */
-        status = db_exec(db, "PRAGMA page_size = 16384; PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;"
-                             "PRAGMA wal_autocheckpoint = 1000; PRAGMA journal_size_limit = 67108864", err);
+        status = db_exec(db,
+                         "PRAGMA page_size = 16384; PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL; "
+                         "PRAGMA synchronous = NORMAL;"
+                         "PRAGMA wal_autocheckpoint = 1000; PRAGMA journal_size_limit = 67108864",
+                         err);
         if (status)
             return status;
     }

@@ -195,8 +195,8 @@ enum status store_summary_find(struct store *store, const char *key, struct stor
     MUST_CHECK;
 /* All of a document (0: any), a collection (NULL: any), and an FTS5 expression over title and body (NULL: all), best
  * or oldest first; borrowed during the call. */
-enum status store_summaries(struct store *store, int64_t document_id, const char *collection, const char *match, int limit,
-                            bool (*visit)(void *context, const struct store_summary *summary), void *context,
+enum status store_summaries(struct store *store, int64_t document_id, const char *collection, const char *match,
+                            int limit, bool (*visit)(void *context, const struct store_summary *summary), void *context,
                             struct error *err) MUST_CHECK;
 
 /* --- Upkeep ---------------------------------------------------------------------------------------------- */

@@ -45,8 +45,8 @@ enum status jobs_stream_count(struct jobs *jobs, int64_t id, int64_t *count, str
 {
     struct statement st;
     bool row = false;
-    enum status status = statement_begin(&jobs->streams, "SELECT coalesce(max(seq) + 1, 0) FROM messages WHERE job_id = ?",
-                                         &st, err);
+    enum status status =
+        statement_begin(&jobs->streams, "SELECT coalesce(max(seq) + 1, 0) FROM messages WHERE job_id = ?", &st, err);
 
     if (status)
         return status;

@@ -27,8 +27,10 @@ static enum status insert_summary(struct store *store, const struct store_summar
     statement_text(&st, summary->key);
     status = statement_run(&st, err);
     if (!status)
-        status = statement_begin(&store->db, "INSERT INTO summaries(key, document_id, collection, title, body, details, "
-                                 "model, created_ms) VALUES(?, ?, ?, ?, CAST(? AS TEXT), ?, ?, ?)", &st, err);
+        status = statement_begin(&store->db,
+                                 "INSERT INTO summaries(key, document_id, collection, title, body, details, "
+                                 "model, created_ms) VALUES(?, ?, ?, ?, CAST(? AS TEXT), ?, ?, ?)",
+                                 &st, err);
     if (status)
         return status;
     statement_text(&st, summary->key);
@@ -72,8 +74,8 @@ enum status store_summary_find(struct store *store, const char *key, struct stor
     const char **strings[] = {&found.key, &found.collection, &found.title, &found.details, &found.model};
     struct statement st;
     bool row = false;
-    enum status status = statement_begin(&store->db, "SELECT " SUMMARY_COLUMNS " FROM summaries AS s WHERE s.key = ?", &st,
-                                         err);
+    enum status status =
+        statement_begin(&store->db, "SELECT " SUMMARY_COLUMNS " FROM summaries AS s WHERE s.key = ?", &st, err);
 
     if (status)
         return status;
@@ -97,14 +99,16 @@ enum status store_summary_find(struct store *store, const char *key, struct stor
     return status;
 }
 
-enum status store_summaries(struct store *store, int64_t document_id, const char *collection, const char *match, int limit,
-                            bool (*visit)(void *context, const struct store_summary *summary), void *context,
+enum status store_summaries(struct store *store, int64_t document_id, const char *collection, const char *match,
+                            int limit, bool (*visit)(void *context, const struct store_summary *summary), void *context,
                             struct error *err)
 {
     static const char *const by_match = "SELECT " SUMMARY_COLUMNS " FROM summaries_fts AS f CROSS JOIN summaries AS s "
-        "ON s.id = f.rowid WHERE summaries_fts MATCH ?4 AND (?1 = 0 OR s.document_id = ?1) AND (?2 = '' OR s.collection = "
-        "?2) ORDER BY bm25(summaries_fts, 2.0, 1.0), s.id LIMIT ?3";
-    static const char *const all = "SELECT " SUMMARY_COLUMNS " FROM summaries AS s WHERE (?1 = 0 OR s.document_id = ?1) "
+                                        "ON s.id = f.rowid WHERE summaries_fts MATCH ?4 AND (?1 = 0 OR s.document_id = "
+                                        "?1) AND (?2 = '' OR s.collection = "
+                                        "?2) ORDER BY bm25(summaries_fts, 2.0, 1.0), s.id LIMIT ?3";
+    static const char *const all =
+        "SELECT " SUMMARY_COLUMNS " FROM summaries AS s WHERE (?1 = 0 OR s.document_id = ?1) "
         "AND (?2 = '' OR s.collection = ?2) ORDER BY s.id LIMIT ?3";
     struct statement st;
     struct store_summary summary;
@@ -125,6 +129,7 @@ enum status store_summaries(struct store *store, int64_t document_id, const char
     }
     statement_end(&st);
     if (status == STATUS_BUG && match) /* the caller's expression, not our mistake */
-        status = error_set(err, STATUS_BAD_INPUT, "the full-text query is not valid: %s", sqlite3_errmsg(store->db.handle));
+        status =
+            error_set(err, STATUS_BAD_INPUT, "the full-text query is not valid: %s", sqlite3_errmsg(store->db.handle));
     return status;
 }

@@ -18,7 +18,8 @@ enum status store_optimize(struct store *store, struct error *err)
     if (!status)
         status = db_exec(&store->db, "INSERT INTO chunks_fts(chunks_fts) VALUES('optimize')", err);
     if (!status)
-        status = db_exec(&store->db, "PRAGMA incremental_vacuum; PRAGMA optimize; PRAGMA wal_checkpoint(TRUNCATE)", err);
+        status =
+            db_exec(&store->db, "PRAGMA incremental_vacuum; PRAGMA optimize; PRAGMA wal_checkpoint(TRUNCATE)", err);
     return status;
 }
 
@@ -64,12 +65,14 @@ enum status store_check(struct store *store, void (*complain)(void *context, con
         "SELECT 'chunk ' || id || ' has no document' FROM chunks WHERE document_id NOT IN (SELECT id FROM documents)",
         "SELECT 'page ' || id || ' has no document' FROM pages WHERE document_id NOT IN (SELECT id FROM documents)",
         "SELECT 'chunk ' || id || ' has no spans' FROM chunks WHERE id NOT IN (SELECT chunk_id FROM chunk_spans)",
-        "SELECT 'document ' || id || ' has ' || (SELECT count(*) FROM chunks WHERE document_id = d.id) || ' chunks, not ' "
-            "|| chunk_count FROM documents AS d WHERE chunk_count != (SELECT count(*) FROM chunks WHERE id >= "
-            "d.first_chunk AND id < d.first_chunk + d.chunk_count AND document_id = d.id)",
-        "SELECT 'a span of chunk ' || s.chunk_id || ' is not on its page' FROM chunk_spans AS s JOIN chunks AS c ON c.id = "
-            "s.chunk_id LEFT JOIN pages AS p ON p.document_id = c.document_id AND p.number = s.page WHERE p.id IS NULL OR "
-            "s.stop > length(p.text) OR s.start > s.stop"};
+        "SELECT 'document ' || id || ' has ' || (SELECT count(*) FROM chunks WHERE document_id = d.id) || ' chunks, "
+        "not ' "
+        "|| chunk_count FROM documents AS d WHERE chunk_count != (SELECT count(*) FROM chunks WHERE id >= "
+        "d.first_chunk AND id < d.first_chunk + d.chunk_count AND document_id = d.id)",
+        "SELECT 'a span of chunk ' || s.chunk_id || ' is not on its page' FROM chunk_spans AS s JOIN chunks AS c ON "
+        "c.id = "
+        "s.chunk_id LEFT JOIN pages AS p ON p.document_id = c.document_id AND p.number = s.page WHERE p.id IS NULL OR "
+        "s.stop > length(p.text) OR s.start > s.stop"};
     enum status status = STATUS_OK;
 
     for (size_t i = 0; i < sizeof checks / sizeof checks[0] && !status; i++)

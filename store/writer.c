@@ -147,8 +147,10 @@ static enum status insert_page(struct store_writer *writer, const struct store_p
 {
     struct db *db = &writer->store->db;
     struct statement st;
-    enum status status = statement_begin(db, "INSERT INTO pages(document_id, number, label, width, height, text, aside) "
-                                         "VALUES(?, ?, ?, ?, ?, ?, ?)", &st, err);
+    enum status status = statement_begin(db,
+                                         "INSERT INTO pages(document_id, number, label, width, height, text, aside) "
+                                         "VALUES(?, ?, ?, ?, ?, ?, ?)",
+                                         &st, err);
 
     if (status)
         return status;

@@ -1,5 +1,5 @@
-/* make_store.c: the fixture's store at MAKE_STORE and, if wanted, a checkpoint of random weights at MAKE_MODEL, for tests
- * in other languages. */
+/* make_store.c: the fixture's store at MAKE_STORE and, if wanted, a checkpoint of random weights at MAKE_MODEL, for
+ * tests in other languages. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -122,7 +122,8 @@ TEST(a_question_waits_for_a_daemon_that_comes_later)
     CHECK_EQ_INT(fixture_stop(&f, SIGTERM), 0);
 }
 
-/* --- Programs -------------------------------------------------------------------------------------------------------- */
+/* --- Programs --------------------------------------------------------------------------------------------------------
+ */
 
 TEST(dsa_query_shows_evidence_answer_and_citation)
 {
@@ -140,17 +141,20 @@ TEST(dsa_query_shows_evidence_answer_and_citation)
     CHECK(evidence && answer && citation);
     CHECK(evidence < answer && answer < citation);
     CHECK(strstr(output, "No model is loaded"));
-    CHECK_EQ_INT(fixture_run((const char *[]){QUERY_PATH, "--store", f.store, "--json", "What is granite?", NULL}, output,
-                             sizeof output), 0);
+    CHECK_EQ_INT(fixture_run((const char *[]){QUERY_PATH, "--store", f.store, "--json", "What is granite?", NULL},
+                             output, sizeof output),
+                 0);
     CHECK(strstr(output, "\"event\":\"final\""));
-    CHECK_EQ_INT(fixture_run((const char *[]){QUERY_PATH, "--store", f.store, "--detach", "What is granite?", NULL}, output,
-                             sizeof output), 0);
+    CHECK_EQ_INT(fixture_run((const char *[]){QUERY_PATH, "--store", f.store, "--detach", "What is granite?", NULL},
+                             output, sizeof output),
+                 0);
     CHECK_EQ_STR(output, "job 3\n");
     CHECK_EQ_INT(fixture_run((const char *[]){QUERY_PATH, "--store", f.store, "--attach", "3", NULL}, output,
                              sizeof output), 0);
     CHECK(strstr(output, "igneous"));
-    CHECK_EQ_INT(fixture_run((const char *[]){QUERY_PATH, "--store", f.store, "--collection", "moon", "x", NULL}, output,
-                             sizeof output), 66);
+    CHECK_EQ_INT(fixture_run((const char *[]){QUERY_PATH, "--store", f.store, "--collection", "moon", "x", NULL},
+                             output, sizeof output),
+                 66);
     CHECK(strstr(output, "no-such-collection"));
     CHECK_EQ_INT(fixture_run((const char *[]){QUERY_PATH, "--store", f.store, "", NULL}, output, sizeof output), 65);
     CHECK_EQ_INT(fixture_run((const char *[]){QUERY_PATH, "--store", f.store, NULL}, output, sizeof output), 64);
@@ -165,20 +169,27 @@ TEST(dsactl_looks_into_stores_and_after_jobs)
     struct fixture f;
 
     fixture_store(&f, true);
-    CHECK_EQ_INT(fixture_run((const char *[]){CTL_PATH, "--store", f.store, "documents", NULL}, output, sizeof output), 0);
+    CHECK_EQ_INT(fixture_run((const char *[]){CTL_PATH, "--store", f.store, "documents", NULL}, output, sizeof output),
+                 0);
     CHECK(strstr(output, "/archive/clocks.pdf"));
-    CHECK_EQ_INT(fixture_run((const char *[]){CTL_PATH, "--store", f.store, "documents", "--collection", "nature", NULL},
-                             output, sizeof output), 0);
+    CHECK_EQ_INT(
+        fixture_run((const char *[]){CTL_PATH, "--store", f.store, "documents", "--collection", "nature", NULL}, output,
+                    sizeof output),
+        0);
     CHECK(!strstr(output, "clocks"));
-    CHECK_EQ_INT(fixture_run((const char *[]){CTL_PATH, "--store", f.store, "show", "1", NULL}, output, sizeof output), 0);
+    CHECK_EQ_INT(fixture_run((const char *[]){CTL_PATH, "--store", f.store, "show", "1", NULL}, output, sizeof output),
+                 0);
     CHECK(strstr(output, "On falcons"));
     CHECK_EQ_INT(fixture_run((const char *[]){CTL_PATH, "--store", f.store, "show", "1", "--page", "2", NULL}, output,
                              sizeof output), 0);
     CHECK(strstr(output, "brooded for thirty days"));
-    CHECK_EQ_INT(fixture_run((const char *[]){CTL_PATH, "--store", f.store, "show", "99", NULL}, output, sizeof output), 66);
-    CHECK_EQ_INT(fixture_run((const char *[]){CTL_PATH, "--store", f.store, "problems", NULL}, output, sizeof output), 0);
+    CHECK_EQ_INT(fixture_run((const char *[]){CTL_PATH, "--store", f.store, "show", "99", NULL}, output, sizeof output),
+                 66);
+    CHECK_EQ_INT(fixture_run((const char *[]){CTL_PATH, "--store", f.store, "problems", NULL}, output, sizeof output),
+                 0);
     CHECK_EQ_INT(fixture_run((const char *[]){CTL_PATH, "--store", f.store, "fly", NULL}, output, sizeof output), 64);
-    CHECK_EQ_INT(fixture_run((const char *[]){CTL_PATH, "--store", f.store, "status", NULL}, output, sizeof output), 69);
+    CHECK_EQ_INT(fixture_run((const char *[]){CTL_PATH, "--store", f.store, "status", NULL}, output, sizeof output),
+                 69);
     fixture_start(&f);
     CHECK_EQ_INT(fixture_run((const char *[]){QUERY_PATH, "--store", f.store, "What is granite?", NULL}, output,
                              sizeof output), 0);
@@ -186,17 +197,22 @@ TEST(dsactl_looks_into_stores_and_after_jobs)
     CHECK(strstr(output, "final 1"));
     CHECK_EQ_INT(fixture_run((const char *[]){CTL_PATH, "--store", f.store, "jobs", NULL}, output, sizeof output), 0);
     CHECK(strstr(output, "What is granite?"));
-    CHECK_EQ_INT(fixture_run((const char *[]){CTL_PATH, "--store", f.store, "job", "1", NULL}, output, sizeof output), 0);
+    CHECK_EQ_INT(fixture_run((const char *[]){CTL_PATH, "--store", f.store, "job", "1", NULL}, output, sizeof output),
+                 0);
     CHECK(strstr(output, "[1] granite.pdf p. "));
-    CHECK_EQ_INT(fixture_run((const char *[]){CTL_PATH, "--store", f.store, "retry", "1", NULL}, output, sizeof output), 65);
-    CHECK_EQ_INT(fixture_run((const char *[]){CTL_PATH, "--store", f.store, "cancel", "1", NULL}, output, sizeof output), 0);
+    CHECK_EQ_INT(fixture_run((const char *[]){CTL_PATH, "--store", f.store, "retry", "1", NULL}, output, sizeof output),
+                 65);
+    CHECK_EQ_INT(
+        fixture_run((const char *[]){CTL_PATH, "--store", f.store, "cancel", "1", NULL}, output, sizeof output), 0);
     CHECK(strstr(output, "job 1 is final"));
-    CHECK_EQ_INT(fixture_run((const char *[]){CTL_PATH, "--store", f.store, "cancel", "9", NULL}, output, sizeof output), 66);
+    CHECK_EQ_INT(
+        fixture_run((const char *[]){CTL_PATH, "--store", f.store, "cancel", "9", NULL}, output, sizeof output), 66);
     CHECK_EQ_INT(fixture_run((const char *[]){CTL_PATH, "--store", f.store, "drain", NULL}, output, sizeof output), 0);
     CHECK_EQ_INT(fixture_wait(&f), 0);
 }
 
-/* --- The door by tcp --------------------------------------------------------------------------------------------------- */
+/* --- The door by tcp
+ * --------------------------------------------------------------------------------------------------- */
 
 static void make_key(const char *path, char public_key[64])
 {
@@ -225,14 +241,19 @@ TEST(tcp_admits_the_keys_of_the_list_alone)
     (void)fprintf(file, "# who may\n%s\n", key);
     (void)fclose(file);
     (void)snprintf(config, sizeof config,
-                   "[daemon]\nlisten = tcp://127.0.0.1:*\n[curve]\nsecret-key-file = %s\nauthorized-keys = %s\n", server, list);
+                   "[daemon]\nlisten = tcp://127.0.0.1:*\n[curve]\nsecret-key-file = %s\nauthorized-keys = %s\n",
+                   server, list);
     f.config = config;
     fixture_start(&f);
-    CHECK_EQ_INT(fixture_run((const char *[]){QUERY_PATH, "--store", f.store, "--key", friend_key, "What is granite?", NULL},
-                             output, sizeof output), 0);
+    CHECK_EQ_INT(
+        fixture_run((const char *[]){QUERY_PATH, "--store", f.store, "--key", friend_key, "What is granite?", NULL},
+                    output, sizeof output),
+        0);
     CHECK(strstr(output, "igneous"));
-    CHECK_EQ_INT(fixture_run((const char *[]){QUERY_PATH, "--store", f.store, "--key", stranger, "What is granite?", NULL},
-                             output, sizeof output), 69);
+    CHECK_EQ_INT(
+        fixture_run((const char *[]){QUERY_PATH, "--store", f.store, "--key", stranger, "What is granite?", NULL},
+                    output, sizeof output),
+        69);
     CHECK_EQ_INT(fixture_run((const char *[]){QUERY_PATH, "--store", f.store, "What is granite?", NULL}, output,
                              sizeof output), 64);
     /* The friend is no operator. */
@@ -244,7 +265,8 @@ TEST(tcp_admits_the_keys_of_the_list_alone)
                                               "tcp://127.0.0.1:*", NULL}, output, sizeof output), 78);
 }
 
-/* --- Batches --------------------------------------------------------------------------------------------------------- */
+/* --- Batches ---------------------------------------------------------------------------------------------------------
+ */
 
 static int count_lines(const char *path, const char *holding)
 {
@@ -276,10 +298,13 @@ TEST(dsa_batch_runs_a_file_and_does_nothing_twice)
     file = fopen(input, "w");
     CHECK(file);
     for (int i = 0; i < 50; i++)
-        (void)fprintf(file, "{\"custom_id\":\"c%d\",\"method\":\"POST\",\"url\":\"/v1/chat/completions\",\"body\":{\"model\":"
-                            "\"x\",\"max_tokens\":8,\"messages\":[{\"role\":\"user\",\"content\":\"Say %d.\"}]}}\n", i, i);
+        (void)fprintf(file,
+                      "{\"custom_id\":\"c%d\",\"method\":\"POST\",\"url\":\"/v1/chat/completions\",\"body\":{\"model\":"
+                      "\"x\",\"max_tokens\":8,\"messages\":[{\"role\":\"user\",\"content\":\"Say %d.\"}]}}\n",
+                      i, i);
     (void)fputs("not json\n\n{\"custom_id\":\"bad\",\"url\":\"/v1/embeddings\",\"body\":{}}\n", file);
-    (void)fputs("{\"custom_id\":\"refused\",\"body\":{\"max_tokens\":-1,\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}}\n",
+    (void)fputs("{\"custom_id\":\"refused\",\"body\":{\"max_tokens\":-1,\"messages\":[{\"role\":\"user\",\"content\":"
+                "\"x\"}]}}\n",
                 file);
     (void)fclose(file);
     CHECK_EQ_INT(fixture_run((const char *[]){BATCH_PATH, "--store", f.store, "--json", "run", input, NULL}, output,

@@ -146,14 +146,25 @@ TEST(the_manual_page_knows_every_key)
     CHECK(keys > 20);
 }
 
-/* --- Packs: what is kept comes back, and damage is refused ---------------------------------------------------------- */
+/* --- Packs: what is kept comes back, and damage is refused ----------------------------------------------------------
+ */
 
 static struct packed *sample(void)
 {
     static struct pack_segment segments[] = {{3, 7, 0, 5}, {4, 0, 6, 11}};
-    static struct pack_block block = {.id = 1, .document_id = 42, .title = "T", .path = "/p", .member = "", .heading = "h",
-                                      .label = "pp. 3-4", .first_page = 3, .last_page = 4, .text = {"hello\nworld", 11},
-                                      .segments = segments, .segment_count = 2, .tokens = 3};
+    static struct pack_block block = {.id = 1,
+                                      .document_id = 42,
+                                      .title = "T",
+                                      .path = "/p",
+                                      .member = "",
+                                      .heading = "h",
+                                      .label = "pp. 3-4",
+                                      .first_page = 3,
+                                      .last_page = 4,
+                                      .text = {"hello\nworld", 11},
+                                      .segments = segments,
+                                      .segment_count = 2,
+                                      .tokens = 3};
     static struct packed_evidence evidence = {{"{\"rank\":1}", 10}, {"hello", 5}};
     static struct packed_quote quote = {0, 6, 11};
     static int32_t tokens[] = {5, -1, 70000};
@@ -223,7 +234,8 @@ TEST(a_damaged_pack_is_refused_or_harmless)
     buf_finish(&bytes);
 }
 
-/* --- Credits --------------------------------------------------------------------------------------------------------- */
+/* --- Credits ---------------------------------------------------------------------------------------------------------
+ */
 
 TEST(a_stream_never_takes_more_than_was_granted)
 {

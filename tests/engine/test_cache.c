@@ -210,8 +210,11 @@ static const char *kv_dir(void)
 
 static struct engine *open_cached(bool plain, int64_t cap)
 {
-    return open_engine_with((struct engine_options){.backend = best_backend(), .cache_dir = kv_dir(), .prefill_chunk = 100,
-                                                    .plain = plain, .disk_cache_bytes = cap});
+    return open_engine_with((struct engine_options){.backend = best_backend(),
+                                                    .cache_dir = kv_dir(),
+                                                    .prefill_chunk = 100,
+                                                    .plain = plain,
+                                                    .disk_cache_bytes = cap});
 }
 
 TEST(prefix_in_memory_starts_without_prefill)
@@ -391,7 +394,8 @@ TEST(prefix_pages_survive_a_small_memory)
     struct engine *engine;
 
     write_model(&m);
-    engine = open_engine_with((struct engine_options){.backend = best_backend(), .cache_dir = kv_dir(), .kv_tokens = 384});
+    engine =
+        open_engine_with((struct engine_options){.backend = best_backend(), .cache_dir = kv_dir(), .kv_tokens = 384});
     for (int i = 0; i < 3; i++) {
         prompt[i] = random_tokens(PROMPT, m.vocab);
         first[i] = ask(engine, prompt[i], PROMPT);

@@ -151,9 +151,12 @@ TEST(packs_hold_their_promises)
         CHECK_OK(retrieval_search(store, span_from_cstr(question), NULL, &arena, &result, &err), &err);
         for (size_t b = 0; b < sizeof budgets / sizeof budgets[0]; b++) {
             int calls = 0;
-            struct pack_options options = {.budget_tokens = budgets[b], .header_tokens = (size_t)round,
-                                           .whole_document = round % 3 == 0, .document_percent = round % 4 == 1 ? 30 : 0,
-                                           .count_tokens = count_words, .context = &calls};
+            struct pack_options options = {.budget_tokens = budgets[b],
+                                           .header_tokens = (size_t)round,
+                                           .whole_document = round % 3 == 0,
+                                           .document_percent = round % 4 == 1 ? 30 : 0,
+                                           .count_tokens = count_words,
+                                           .context = &calls};
             struct pack pack = {0}, again = {0};
 
             CHECK_OK(pack_build(store, &result, &options, &arena, &pack, &err), &err);

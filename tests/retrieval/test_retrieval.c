@@ -103,7 +103,8 @@ TEST(rare_words_are_kept_common_ones_dropped)
         put_text(store, path, "", text);
     }
     arena_init(&arena, ARENA_BYTES);
-    CHECK_OK(query_build(store, span_from_cstr("What common filler has number7 in group3?"), &arena, &query, &err), &err);
+    CHECK_OK(query_build(store, span_from_cstr("What common filler has number7 in group3?"), &arena, &query, &err),
+             &err);
     CHECK_EQ_STR(query.match, "\"number7\" OR \"group3\"");
     CHECK_EQ_INT(query.used, 2);
     CHECK_EQ_INT(query.phrase_rows[0], 1);
@@ -131,7 +132,8 @@ TEST(near_duplicates_collapse)
                                         "the heron stands still in the shallow water now",
                                         "the heron stands still in the shallow water today",
                                         "one heron flies"};
-    static const uint64_t simhashes[] = {0xf0f0f0f0f0f0f0f0u, 0xf0f0f0f0f0f0f0f1u, 0xf0f0f0f0f0f0f0f0u, 0x0f0f0f0f0f0f0f0fu};
+    static const uint64_t simhashes[] = {0xf0f0f0f0f0f0f0f0u, 0xf0f0f0f0f0f0f0f1u, 0xf0f0f0f0f0f0f0f0u,
+                                         0x0f0f0f0f0f0f0f0fu};
     static const uint64_t hashes[] = {11, 12, 11, 13};
     int64_t id;
 
@@ -191,8 +193,10 @@ static void check_sentences(const char *text, const char *expected)
 TEST(sentences_end_where_they_should)
 {
     check_sentences("One. Two! Three? Four", "One.|Two!|Three?|Four|");
-    check_sentences("Dr. A. B. Smith of the U.S. Navy paid $3.50 vs. 4. He left.", "Dr. A. B. Smith of the U.S. Navy paid $3.50 vs. 4.|He left.|");
-    check_sentences("He said \"Stop.\" Then he left.[12] She (too.) Left", "He said \"Stop.\"|Then he left.[12]|She (too.)|Left|");
+    check_sentences("Dr. A. B. Smith of the U.S. Navy paid $3.50 vs. 4. He left.",
+                    "Dr. A. B. Smith of the U.S. Navy paid $3.50 vs. 4.|He left.|");
+    check_sentences("He said \"Stop.\" Then he left.[12] She (too.) Left",
+                    "He said \"Stop.\"|Then he left.[12]|She (too.)|Left|");
     check_sentences("A heading\n\nA line\nthat goes on. no capital", "A heading|A line\nthat goes on. no capital|");
     check_sentences(" \n \t", "");
     check_sentences("...", "...|");
@@ -212,16 +216,19 @@ TEST(best_sentence_has_the_question_in_it)
     put_text(store, "/1", "Heron", text);
     put_text(store, "/2", "Stork", "The stork is another bird. It clatters.");
     arena_init(&arena, ARENA_BYTES);
-    CHECK_OK(retrieval_search(store, span_from_cstr("When was the heron first described?"), NULL, &arena, &result, &err),
+    CHECK_OK(
+        retrieval_search(store, span_from_cstr("When was the heron first described?"), NULL, &arena, &result, &err),
+        &err);
+    CHECK_OK(retrieval_best_sentence(store, span_from_cstr("When was the heron first described?"), &result, &arena,
+                                     &best, &err),
              &err);
-    CHECK_OK(retrieval_best_sentence(store, span_from_cstr("When was the heron first described?"), &result, &arena, &best,
-                                     &err), &err);
     CHECK_EQ_SPAN(span_slice(result.passages[best.passage].text, best.start, best.end),
                   span_from_cstr("It was first described in 1758 by a botanist."));
     CHECK_OK(retrieval_score_sentences(store, span_from_cstr("heron"), &result, &arena, &all, &count, &err), &err);
     CHECK(count >= 3);
     result.count = 0;
-    CHECK_STATUS(retrieval_best_sentence(store, span_from_cstr("heron"), &result, &arena, &best, &err), STATUS_NOT_FOUND);
+    CHECK_STATUS(retrieval_best_sentence(store, span_from_cstr("heron"), &result, &arena, &best, &err),
+                 STATUS_NOT_FOUND);
     arena_finish(&arena);
     store_close(store);
 }

@@ -130,7 +130,8 @@ void crash_vfs_image(const char *dir)
         }
         (void)snprintf(path, sizeof path, "%s/%s", dir, file->name);
         out = fopen(path, "w");
-        CHECK(out != NULL && fwrite(image.bytes ? image.bytes : "", 1, image.len, out) == image.len && fclose(out) == 0);
+        CHECK(out != NULL && fwrite(image.bytes ? image.bytes : "", 1, image.len, out) == image.len &&
+              fclose(out) == 0);
         free(image.bytes);
     }
 }

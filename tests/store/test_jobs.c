@@ -306,7 +306,8 @@ static void serve_until_killed(int pipe_fd, int round)
         }
         while (jobs_claim(jobs, &claimed, NULL) == STATUS_OK) {
             if (jobs_stream_count(jobs, claimed.id, &next, NULL) || put(jobs, claimed.id, claimed.attempt, next) ||
-                (claimed.id % 3 && jobs_finish(jobs, claimed.id, claimed.attempt, JOB_FINAL, span_from_cstr("{}"), NULL)))
+                (claimed.id % 3 &&
+                 jobs_finish(jobs, claimed.id, claimed.attempt, JOB_FINAL, span_from_cstr("{}"), NULL)))
                 _exit(4);
         }
         if (jobs_commit(jobs, NULL) || write(pipe_fd, acks, sizeof acks) != sizeof acks)

@@ -155,8 +155,10 @@ TEST(rectmap_clamps_absurd_coordinates)
                 x[e] = edges[check_random() % 10];
                 y[e] = round % 2 ? (float)e : edges[check_random() % 10];
             }
-            runs[i] = (struct rectmap_run){at, at + 1 + (i % 500 == 7 ? 1 << 20 : 0),
-                                           {fminf(x[0], x[1]), fminf(y[0], y[1]), fmaxf(x[0], x[1]), fmaxf(y[0], y[1])}};
+            runs[i] =
+                (struct rectmap_run){at,
+                                     at + 1 + (i % 500 == 7 ? 1 << 20 : 0),
+                                     {fminf(x[0], x[1]), fminf(y[0], y[1]), fmaxf(x[0], x[1]), fmaxf(y[0], y[1])}};
             at = runs[i].end + (uint32_t)(check_random() % 3 ? 0 : check_random() % 100000);
         }
         buf_clear(&map);

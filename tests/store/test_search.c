@@ -148,8 +148,15 @@ TEST(filters)
     struct store *store = open_new_store(check_temp_dir());
     static const char *const bodies[] = {"a heron"};
     struct store_document documents[] = {
-        {.collection = "law", .path = "/law/a.pdf", .media_type = "application/pdf", .modified = "2023-04-05T10:00:00Z"},
-        {.collection = "law", .path = "/law/z.zip", .member = "in/b.txt", .media_type = "text/plain", .created = "2022-01-01"},
+        {.collection = "law",
+         .path = "/law/a.pdf",
+         .media_type = "application/pdf",
+         .modified = "2023-04-05T10:00:00Z"},
+        {.collection = "law",
+         .path = "/law/z.zip",
+         .member = "in/b.txt",
+         .media_type = "text/plain",
+         .created = "2022-01-01"},
         {.collection = "tax", .path = "/tax/c.pdf", .media_type = "application/pdf", .modified = "2024-12-31"},
         {.collection = "tax", .path = "/tax/d.pdf", .media_type = "application/pdf"}};
     const char *law[] = {"law"}, *both[] = {"tax", "law"}, *none[] = {"nothing"};

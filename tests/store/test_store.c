@@ -56,7 +56,8 @@ static void check_integrity(const char *dir)
 {
     CHECK_EQ_INT(sql_number(dir, "SELECT integrity_check = 'ok' FROM pragma_integrity_check"), 1);
     run_sql(dir, "INSERT INTO chunks_fts(chunks_fts, rank) VALUES('integrity-check', 1)");
-    CHECK_EQ_INT(sql_number(dir, "SELECT (SELECT count(*) FROM chunks) = (SELECT count(*) FROM chunks_fts_docsize)"), 1);
+    CHECK_EQ_INT(sql_number(dir, "SELECT (SELECT count(*) FROM chunks) = (SELECT count(*) FROM chunks_fts_docsize)"),
+                 1);
     CHECK_EQ_INT(sql_number(dir, "SELECT count(*) FROM chunks WHERE document_id NOT IN (SELECT id FROM documents)"), 0);
     CHECK_EQ_INT(sql_number(dir, "SELECT count(*) FROM chunk_spans WHERE chunk_id NOT IN (SELECT id FROM chunks)"), 0);
     CHECK_EQ_INT(sql_number(dir, "SELECT count(*) FROM pages WHERE document_id NOT IN (SELECT id FROM documents)"), 0);
@@ -231,7 +232,8 @@ TEST(duplicate_takes_over)
     struct store_document copy = named_document("/copy", "");
     struct store_document found = {0};
     struct error err = {0};
-    int64_t original = put_text(store, "/original", "Heron", "the heron stands in shallow water"), second = 0, third = 0;
+    int64_t original = put_text(store, "/original", "Heron", "the heron stands in shallow water"), second = 0,
+            third = 0;
 
     copy.status = DOCUMENT_DUPLICATE;
     CHECK_STATUS(put_document(store, &copy, NULL, 0, &second, &err), STATUS_BAD_INPUT);
@@ -366,8 +368,11 @@ TEST(newer_and_older_versions)
     (void)snprintf(path, sizeof path, "%s/corpus.db", store_path("old"));
     CHECK_OK(db_open(&db, path, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, false, &err), &err);
     CHECK_OK(schema_upgrade(&db, &schema_corpus, 0, 1, &err), &err);
-    CHECK_OK(db_exec(&db, "INSERT INTO documents VALUES(1,'default','/x','','','','kept','','','','','','',0,0,0,0,0,0,0,"
-                          "0,1,0)", &err), &err);
+    CHECK_OK(db_exec(&db,
+                     "INSERT INTO documents VALUES(1,'default','/x','','','','kept','','','','','','',0,0,0,0,0,0,0,"
+                     "0,1,0)",
+                     &err),
+             &err);
     db_close(&db);
     CHECK_STATUS(store_open(store_path("old"), STORE_READ, false, &store, &err), STATUS_UNSUPPORTED);
     CHECK(strstr(err.message, "older") != NULL);

@@ -1,4 +1,5 @@
-/* cancel.c: R6: from CANCEL to the end of the stream, while the engine decodes. TORTURE_CANCELS=10000 for the full form. */
+/* cancel.c: R6: from CANCEL to the end of the stream, while the engine decodes. TORTURE_CANCELS=10000 for the full
+ * form. */
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -2,7 +2,7 @@
 #ifndef KERNELS_CUDA_EMULATED_CUDA_BF16_H
 #define KERNELS_CUDA_EMULATED_CUDA_BF16_H
 
-#include "cuda_runtime.h"
+#include "kernels/cuda/emulated/cuda_runtime.h"
 
 struct __nv_bfloat16 {
     uint16_t bits;

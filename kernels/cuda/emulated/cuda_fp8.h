@@ -2,7 +2,7 @@
 #ifndef KERNELS_CUDA_EMULATED_CUDA_FP8_H
 #define KERNELS_CUDA_EMULATED_CUDA_FP8_H
 
-#include "cuda_bf16.h"
+#include "kernels/cuda/emulated/cuda_bf16.h"
 
 extern "C" {
 #include "kernels/fp8.h"

@@ -4,8 +4,8 @@
  * permutation from a seeded generator. A fiber runs until it meets a barrier or ends. A round in which nobody
  * could move is a deadlock: the barrier's arrivals are printed and the process ends, since a kernel that hangs
  * a GPU must not pass a test. Rounds are drawn per block, so every launch sees many orders. */
-#include "cuda_fp8.h"
-#include "cuda_runtime.h"
+#include "kernels/cuda/emulated/cuda_fp8.h"
+#include "kernels/cuda/emulated/cuda_runtime.h"
 
 #include <stdio.h>
 #include <sys/mman.h>
