@@ -52,7 +52,7 @@ static bool find_stop_string(const struct sequence *q, size_t from, size_t *at)
  * tokenizer's (published vocabularies are padded) have no text. */
 static enum status grow_text(struct sequence *q, const int32_t *token, bool *stopped)
 {
-    size_t from = q->text.len, at;
+    size_t from = q->text.len, at = 0;
     enum status s = STATUS_OK;
 
     *stopped = false;

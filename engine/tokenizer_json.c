@@ -119,7 +119,7 @@ static enum status load_split(const json_t *step, struct pretokenizer *out, stru
     const char *behavior = json_string_value(json_object_get(step, "behavior"));
     enum pretokenize_keep keep = PRETOKENIZE_ISOLATED;
     enum status status;
-    bool invert;
+    bool invert = false;
 
     if (!json_is_string(regex) && !json_is_string(literal))
         return error_set(err, STATUS_CORRUPT, "pre_tokenizer: Split without a pattern");
@@ -138,7 +138,7 @@ static enum status load_pre_tokenizer_step(const json_t *step, struct pretokeniz
 {
     const char *type = type_of(step);
     enum status status;
-    bool flag;
+    bool flag = false;
 
     if (*byte_level)
         return error_set(err, STATUS_UNSUPPORTED, "pre_tokenizer: '%s' after ByteLevel", type);
@@ -359,7 +359,7 @@ static enum status load_added(const json_t *added, struct tokenizer *tokenizer, 
     json_array_foreach(added, i, item) {
         struct added_token token = {.id = (int32_t)json_integer_value(json_object_get(item, "id"))};
         struct span content = string_span(json_object_get(item, "content"));
-        bool single_word;
+        bool single_word = false;
         char where[48];
 
         (void)snprintf(where, sizeof where, "added_tokens[%zu]", i);

@@ -197,7 +197,7 @@ static enum status make_weight(struct loader *l, const char *name, const struct 
 static enum status load_matrix(struct loader *l, const char *name, int64_t n, int64_t k, enum numerics numerics,
                                struct ops_weight **out)
 {
-    const struct tensor *w, *scale;
+    const struct tensor *w = NULL, *scale = NULL;
     enum status s = find_matrix(l, name, n, k, &w, &scale);
 
     return s ? s : make_weight(l, name, w, scale, numerics, out);

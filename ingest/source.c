@@ -154,7 +154,7 @@ enum status source_read(struct source *source, struct span *piece, struct error 
     } else if (!source->read_begun && source->head_len) {
         *piece = source_head(source);
     } else {
-        size_t got;
+        size_t got = 0;
         enum status status;
 
         if (!source->piece && !(source->piece = malloc(PIECE_BYTES)))
