@@ -480,6 +480,7 @@ enum status question_packed(struct writer *writer, struct question *question, st
     next->attempt = work->attempt;
     next->work = work;
     advance(question, QUESTION_PREFILL);
+    question->engine_ns = clock_monotonic_ns();
     writer->out++;
     writer_out(writer, writer->engine, next);
     writer_progress(writer, question, "prefill", 0, (int64_t)work->packed->token_count);

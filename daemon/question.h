@@ -66,6 +66,7 @@ struct question {
     char *principal;
     bool detached;
     int64_t submitted_ms, started_ns;
+    int64_t engine_ns;       /* when it went to the engine; 0: not there, or its attempt is marked as long */
     int64_t next_seq;        /* of the stream */
     size_t evidence_given;
     struct buf answer;       /* text given so far */

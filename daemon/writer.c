@@ -229,6 +229,25 @@ static enum status cancel_abandoned(struct writer *writer, struct error *err)
     return STATUS_OK;
 }
 
+/* Attempts that have been on the engine for long: see jobs_mark_long(). */
+static enum status mark_long(struct writer *writer, struct error *err)
+{
+    int64_t before = clock_monotonic_ns() - JOB_LONG_MS * INT64_C(1000000);
+
+    for (size_t i = 0; i < writer->question_count; i++) {
+        struct question *question = writer->questions[i];
+        enum status s;
+
+        if (question->engine_ns == 0 || question->engine_ns > before)
+            continue;
+        s = jobs_mark_long(writer->jobs, question->job, question->attempt, err);
+        if (s && s != STATUS_CANCELLED && s != STATUS_NOT_FOUND)
+            return s;
+        question->engine_ns = 0;
+    }
+    return STATUS_OK;
+}
+
 static enum status claim(struct writer *writer, struct error *err)
 {
     size_t most = (size_t)writer->config->max_active;
@@ -289,6 +308,8 @@ static enum status run_group(struct writer *writer, struct message *list, struct
         s = handle(writer, message, err);
     if (!s)
         s = cancel_abandoned(writer, err);
+    if (!s)
+        s = mark_long(writer, err);
     if (!s && clock_monotonic_ns() >= writer->purge_at_ns) {
         int64_t purged;
 
@@ -361,6 +382,12 @@ static int wait_ms(const struct writer *writer)
     for (size_t i = 0; i < writer->abandoned.count; i++)
         if (writer->abandoned.items[i].at_ns < due)
             due = writer->abandoned.items[i].at_ns;
+    for (size_t i = 0; i < writer->question_count; i++) {
+        int64_t engine_ns = writer->questions[i]->engine_ns;
+
+        if (engine_ns && engine_ns + JOB_LONG_MS * INT64_C(1000000) < due)
+            due = engine_ns + JOB_LONG_MS * INT64_C(1000000);
+    }
     if (writer->draining && writer->drain_until_ns < due)
         due = writer->drain_until_ns;
     return due <= now ? 0 : (int)((due - now) / 1000000 + 1);

@@ -94,8 +94,8 @@ static enum status requeue_orphan(struct jobs *jobs, int64_t id, bool crashed, s
 
     if (!status)
         status = statement_begin(&jobs->db, "UPDATE jobs SET "
-            "crashes = CASE WHEN ?1 > progress THEN 0 ELSE crashes END + (?2 AND boot = ?3), "
-            "deaths = CASE WHEN ?1 > progress THEN 0 ELSE deaths END + (boot = ?3), state = ?4, progress = ?1 "
+            "crashes = CASE WHEN ?1 > progress THEN 0 ELSE crashes END + (?2 AND rtrim(boot, '+') = ?3), "
+            "deaths = CASE WHEN ?1 > progress THEN 0 ELSE deaths END + (boot = ?3 || '+'), state = ?4, progress = ?1 "
             "WHERE id = ?5", &st, err);
     if (status)
         return status;
@@ -428,6 +428,21 @@ enum status jobs_check_fence(struct jobs *jobs, int64_t id, int64_t attempt, str
         return error_set(err, STATUS_CANCELLED, "job %lld is not run by attempt %lld any more", (long long)id,
                          (long long)attempt);
     return status;
+}
+
+enum status jobs_mark_long(struct jobs *jobs, int64_t id, int64_t attempt, struct error *err)
+{
+    struct statement st;
+    enum status status = jobs_check_fence(jobs, id, attempt, err);
+
+    if (!status)
+        status = statement_begin(&jobs->db, "UPDATE jobs SET boot = rtrim(boot, '+') || '+' WHERE id = ? AND attempt = ? "
+                                 "AND state = 1", &st, err);
+    if (status)
+        return status;
+    statement_int(&st, id);
+    statement_int(&st, attempt);
+    return statement_run(&st, err);
 }
 
 enum status jobs_requeue(struct jobs *jobs, int64_t id, int64_t attempt, const char *error_or_null, struct error *err)

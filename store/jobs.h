@@ -9,7 +9,9 @@
  * and every write of a run names the attempt it belongs to; a stale one answers STATUS_CANCELLED and writes
  * nothing. Interrupted is not failed: jobs_open() puts jobs that were running under an older daemon back into the
  * queue without counting an error. A death of the daemon by its own fault (jobs_crash_fd) counts as a crash of the
- * jobs that ran; a kill only when it comes JOB_MAX_DEATHS times without a new message between; a reboot never.
+ * jobs that ran. A kill or a reboot counts for nothing, however often it comes; only the death of an attempt that was
+ * on the engine for JOB_LONG_MS (jobs_mark_long) counts, so that a job that always runs out of memory comes to an end:
+ * at JOB_MAX_DEATHS without a new message between.
  *
  * Outside jobs_begin()…jobs_commit() each call is a transaction of its own. Inside, a call that fails with
  * IO, LIMIT or NO_MEMORY may have rolled the group back: jobs_commit() then fails, and nothing of the group
@@ -49,7 +51,7 @@ struct job {
     int64_t submitted_ms, started_ms, finished_ms;
 };
 
-enum { JOB_MAX_ERRORS = 3, JOB_MAX_CRASHES = 3, JOB_MAX_DEATHS = 25 };
+enum { JOB_MAX_ERRORS = 3, JOB_MAX_CRASHES = 3, JOB_MAX_DEATHS = 25, JOB_LONG_MS = 10000 };
 
 /* Opens (creates) jobs.db and streams.db, takes the daemon lock (STATUS_BUSY if another daemon has it),
  * requeues orphans, moves jobs with too many crashes to the dead letters. */
@@ -71,6 +73,8 @@ enum status jobs_submit(struct jobs *jobs, const struct job *job, int64_t *id, b
 enum status jobs_claim(struct jobs *jobs, struct job *job, struct error *err) MUST_CHECK;
 /* The same within one class. */
 enum status jobs_claim_class(struct jobs *jobs, enum job_class class, struct job *job, struct error *err) MUST_CHECK;
+/* The attempt has been on the engine for JOB_LONG_MS: a death of the daemon from now on is held against the job. */
+enum status jobs_mark_long(struct jobs *jobs, int64_t id, int64_t attempt, struct error *err) MUST_CHECK;
 /* Puts a running job back: interrupted (shutdown), parked, or after an error of its own (counts; at
  * JOB_MAX_ERRORS it is dead). */
 enum status jobs_requeue(struct jobs *jobs, int64_t id, int64_t attempt, const char *error_or_null, struct error *err)

@@ -151,7 +151,9 @@ TEST(own_errors_end_in_the_dead_letters)
 }
 
 /* A daemon that claims, perhaps writes a message, perhaps marks a crash, and dies. */
-static void die_with_job(bool message, bool crash)
+enum { SHORT_ATTEMPT, LONG_ATTEMPT };
+
+static void die(bool message, bool crash, int attempt)
 {
     pid_t child = fork();
     int status = 0;
@@ -164,12 +166,18 @@ static void die_with_job(bool message, bool crash)
 
         if (jobs_open(check_temp_dir(), &jobs, NULL) || jobs_claim(jobs, &job, NULL) ||
             jobs_stream_count(jobs, job.id, &count, NULL) || (message && put(jobs, job.id, job.attempt, count)) ||
+            (attempt == LONG_ATTEMPT && jobs_mark_long(jobs, job.id, job.attempt, NULL)) ||
             (crash && write(jobs_crash_fd(jobs), "x", 1) != 1))
             _exit(1);
         (void)kill(getpid(), SIGKILL);
     }
     CHECK_EQ_INT(waitpid(child, &status, 0), child);
     CHECK(WIFSIGNALED(status));
+}
+
+static void die_with_job(bool message, bool crash)
+{
+    die(message, crash, SHORT_ATTEMPT);
 }
 
 TEST(orphans_are_requeued_and_crashes_counted)
@@ -202,6 +210,50 @@ TEST(orphans_are_requeued_and_crashes_counted)
     jobs_close(jobs);
     for (int i = 0; i < 2; i++)
         die_with_job(false, true);
+    jobs = open_jobs();
+    CHECK_OK(jobs_get(jobs, id, &job, &err), &err);
+    CHECK_EQ_INT(job.state, JOB_DEAD);
+    CHECK(memmem(job.result.ptr, job.result.len, "crashed", 7) != NULL);
+    jobs_close(jobs);
+}
+
+TEST(a_storm_of_kills_counts_for_nothing)
+{
+    struct jobs *jobs = open_jobs();
+    struct job job = {0};
+    struct error err = {0};
+    int64_t id = submit(jobs, "k", JOB_INTERACTIVE);
+
+    jobs_close(jobs);
+    for (int i = 0; i < 2 * JOB_MAX_DEATHS; i++)
+        die(false, false, SHORT_ATTEMPT);
+    jobs = open_jobs();
+    CHECK_OK(jobs_get(jobs, id, &job, &err), &err);
+    CHECK_EQ_INT(job.state, JOB_QUEUED);
+    CHECK_EQ_INT(job.attempt, 2 * JOB_MAX_DEATHS);
+    jobs_close(jobs);
+}
+
+/* What a loop of the kernel's out-of-memory killer looks like. */
+TEST(deaths_of_long_attempts_come_to_an_end)
+{
+    struct jobs *jobs = open_jobs();
+    struct job job = {0};
+    struct error err = {0};
+    int64_t id = submit(jobs, "k", JOB_INTERACTIVE);
+
+    CHECK_OK(jobs_claim(jobs, &job, &err), &err);
+    CHECK_STATUS(jobs_mark_long(jobs, id, job.attempt + 1, &err), STATUS_CANCELLED); /* fenced */
+    CHECK_OK(jobs_requeue(jobs, id, job.attempt, NULL, &err), &err);
+    jobs_close(jobs);
+    for (int i = 0; i < JOB_MAX_DEATHS - 1; i++)
+        die(false, false, LONG_ATTEMPT);
+    die(false, false, SHORT_ATTEMPT); /* the mark is the attempt's, not the job's */
+    jobs = open_jobs();
+    CHECK_OK(jobs_get(jobs, id, &job, &err), &err);
+    CHECK_EQ_INT(job.state, JOB_QUEUED);
+    jobs_close(jobs);
+    die(false, false, LONG_ATTEMPT);
     jobs = open_jobs();
     CHECK_OK(jobs_get(jobs, id, &job, &err), &err);
     CHECK_EQ_INT(job.state, JOB_DEAD);
