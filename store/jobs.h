@@ -115,4 +115,14 @@ enum status jobs_stream_count(struct jobs *jobs, int64_t id, int64_t *count, str
 /* Removes results and streams of jobs that ended before `before_ms`. */
 enum status jobs_purge(struct jobs *jobs, int64_t before_ms, int64_t *purged, struct error *err) MUST_CHECK;
 
+/* --- Forgetting: with no daemon at work (jobs_open() holds the lock) --------------------------------------- */
+
+/* Removes what jobs, packs and streams hold of a document: jobs that cite it, were packed from its path or were asked
+ * about it are removed when they ended (*removed counts them), and begin anew when not. Both databases are then
+ * written anew, so that no word is left on free pages or in a WAL. */
+enum status jobs_forget(struct jobs *jobs, int64_t document_id, const char *path, int64_t *removed, struct error *err)
+    MUST_CHECK;
+/* Removes every saved KV cache of a store: none says which documents it was made from. */
+enum status jobs_clear_caches(const char *store_dir, int64_t *removed, struct error *err) MUST_CHECK;
+
 #endif

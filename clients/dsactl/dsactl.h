@@ -1,4 +1,4 @@
-/* dsactl.h: the commands: of the store in store_commands.c, of the daemon in daemon_commands.c. */
+/* dsactl.h: the commands: of the store in store_commands.c and upkeep_commands.c, of the daemon in daemon_commands.c. */
 #ifndef CLIENTS_DSACTL_H
 #define CLIENTS_DSACTL_H
 
@@ -17,6 +17,8 @@ bool dsactl_number(const struct dsactl *ctl, const char *text, int64_t *value); 
 int dsactl_documents(const struct dsactl *ctl);
 int dsactl_problems(const struct dsactl *ctl);
 int dsactl_show(const struct dsactl *ctl);
+int dsactl_forget(const struct dsactl *ctl);
+int dsactl_backup(const struct dsactl *ctl);
 int dsactl_status(const struct dsactl *ctl);
 int dsactl_jobs(const struct dsactl *ctl);
 int dsactl_job(const struct dsactl *ctl);

@@ -11,7 +11,9 @@ static void usage(FILE *out)
                 "Of the store (--store DIR, no daemon needed):\n"
                 "  documents           what is in it; --collection NAME, --status NAME\n"
                 "  problems [DOC]      what was skipped or cut, and why\n"
-                "  show DOC            one document; --page N prints that page's text\n\n"
+                "  show DOC            one document; --page N prints that page's text\n"
+                "  backup DIR          a copy of a live store, whole, in a directory that is not there yet\n"
+                "  forget DOC          remove one document and all that is known of it; the daemon must be stopped\n\n"
                 "Of the daemon (--store DIR or --connect ENDPOINT):\n"
                 "  status              version, model, jobs, clients\n"
                 "  jobs                your jobs; --all: everybody's; --after ID\n"
@@ -38,7 +40,7 @@ static const struct {
     {"documents", dsactl_documents, 0, 0}, {"problems", dsactl_problems, 0, 1}, {"show", dsactl_show, 1, 1},
     {"status", dsactl_status, 0, 0},       {"jobs", dsactl_jobs, 0, 0},         {"job", dsactl_job, 1, 1},
     {"cancel", dsactl_cancel, 1, 1},       {"retry", dsactl_retry, 1, 1},       {"drain", dsactl_drain, 0, 0},
-    {"keygen", dsactl_keygen, 1, 1},
+    {"keygen", dsactl_keygen, 1, 1},       {"backup", dsactl_backup, 1, 1},     {"forget", dsactl_forget, 1, 1},
 };
 
 bool dsactl_number(const struct dsactl *ctl, const char *text, int64_t *value)

@@ -211,6 +211,81 @@ TEST(dsactl_looks_into_stores_and_after_jobs)
     CHECK_EQ_INT(fixture_wait(&f), 0);
 }
 
+static bool file_holds(const char *directory, const char *name, const char *word)
+{
+    static char bytes[16 << 20];
+    char path[512];
+    FILE *file;
+    size_t len;
+
+    (void)snprintf(path, sizeof path, "%s/%s", directory, name);
+    file = fopen(path, "r");
+    len = file ? fread(bytes, 1, sizeof bytes, file) : 0;
+    if (file)
+        (void)fclose(file);
+    CHECK(len < sizeof bytes);
+    return memmem(bytes, len, word, strlen(word)) != NULL;
+}
+
+static bool store_holds(const char *directory, const char *word)
+{
+    static const char *const names[] = {"corpus.db", "corpus.db-wal", "jobs.db",
+                                        "jobs.db-wal", "streams.db", "streams.db-wal"};
+    bool holds = false;
+
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        holds |= file_holds(directory, names[i], word);
+    return holds;
+}
+
+TEST(a_forgotten_document_is_gone_from_every_file)
+{
+    char output[8192], copy[400], cache[400];
+    struct fixture f;
+
+    fixture_store(&f, true);
+    f.model = fixture_model();
+    fixture_start(&f);
+    CHECK_EQ_INT(fixture_run((const char *[]){QUERY_PATH, "--store", f.store, "How fast does the peregrine falcon dive?",
+                                              NULL}, output, sizeof output), 0);
+    CHECK_EQ_INT(fixture_run((const char *[]){QUERY_PATH, "--store", f.store, "What is granite?", NULL}, output,
+                             sizeof output), 0);
+    /* The daemon's memory holds the words too. */
+    CHECK_EQ_INT(fixture_run((const char *[]){CTL_PATH, "--store", f.store, "forget", "1", NULL}, output,
+                             sizeof output), 75);
+    CHECK(strstr(output, "daemon stopped"));
+    (void)snprintf(copy, sizeof copy, "%s-copy", f.store);
+    CHECK_EQ_INT(fixture_run((const char *[]){CTL_PATH, "--store", f.store, "backup", copy, NULL}, output,
+                             sizeof output), 0);
+    CHECK_EQ_INT(fixture_run((const char *[]){CTL_PATH, "--store", f.store, "backup", copy, NULL}, output,
+                             sizeof output), 65); /* it is there now */
+    CHECK_EQ_INT(fixture_stop(&f, SIGTERM), 0);
+    (void)snprintf(cache, sizeof cache, "%s/kv", f.store);
+    (void)mkdir(cache, 0750);
+    (void)snprintf(cache, sizeof cache, "%s/kv/0123.kv", f.store);
+    CHECK(fclose(fopen(cache, "w")) == 0);
+    CHECK(file_holds(f.store, "streams.db", "peregrine falcon dives"));
+    CHECK(file_holds(f.store, "jobs.db", "peregrine falcon dives") || file_holds(f.store, "jobs.db-wal", "peregrine"));
+    CHECK_EQ_INT(fixture_run((const char *[]){CTL_PATH, "--store", f.store, "forget", "1", NULL}, output,
+                             sizeof output), 0);
+    CHECK(strstr(output, "document 1 is forgotten"));
+    CHECK(!store_holds(f.store, "peregrine falcon dives"));
+    CHECK(!store_holds(f.store, "On falcons"));
+    CHECK(access(cache, F_OK) != 0);
+    CHECK_EQ_INT(fixture_run((const char *[]){CTL_PATH, "--store", f.store, "forget", "1", NULL}, output,
+                             sizeof output), 66);
+    fixture_start(&f);
+    CHECK_EQ_INT(fixture_run((const char *[]){CTL_PATH, "--store", f.store, "job", "1", NULL}, output, sizeof output),
+                 66);
+    CHECK_EQ_INT(fixture_run((const char *[]){QUERY_PATH, "--store", f.store, "What is granite?", NULL}, output,
+                             sizeof output), 0);
+    CHECK_EQ_INT(fixture_stop(&f, SIGTERM), 0);
+    /* The copy is a store of its own, with everything. */
+    CHECK(store_holds(copy, "On falcons"));
+    CHECK_EQ_INT(fixture_run((const char *[]){CTL_PATH, "--store", copy, "show", "1", NULL}, output, sizeof output), 0);
+    CHECK(strstr(output, "On falcons"));
+}
+
 /* --- The door by tcp
  * --------------------------------------------------------------------------------------------------- */
 
