@@ -52,7 +52,7 @@ TOY = dict(hidden_size=128, num_hidden_layers=3, num_attention_heads=4, q_lora_r
 def round_e4m3(x):
     """The nearest e4m3 value, ties to even; |x| ≤ 448."""
     if hasattr(torch, "float8_e4m3fn") and x.is_cuda:
-        return x.float().clamp(-448, 448).to(torch.float8_e4m3fn).float()
+        return x.clamp(-448, 448).to(torch.float8_e4m3fn).to(x.dtype)
     x = x.float().clamp(-448, 448)
     exponent = torch.frexp(x)[1]
     step = torch.ldexp(torch.ones_like(x), (exponent - 4).clamp(min=-9))
@@ -62,9 +62,10 @@ def round_e4m3(x):
 def quantised_activation(x, group=128):
     """Per token, groups of 128: the scale is a power of two, amax / 448 rounded up."""
     shape = x.shape
-    x = x.float().reshape(-1, shape[-1] // group, group)
-    scale = torch.exp2(torch.ceil(torch.log2(x.abs().amax(-1, keepdim=True).clamp(min=1e-4) / 448)))
-    return (round_e4m3(x / scale) * scale).reshape(shape)
+    x = x.reshape(-1, shape[-1] // group, group)  # BF16 stays BF16: dividing by a power of two and e4m3 are exact there
+    scale = torch.exp2(torch.ceil(torch.log2(x.abs().amax(-1, keepdim=True).float().clamp(min=1e-4) / 448)))
+    scale = scale.to(x.dtype)
+    return (round_e4m3(x / scale).to(x.dtype) * scale).reshape(shape)
 
 
 def quantised_weight(w):
@@ -233,14 +234,20 @@ class Indexer(nn.Module):
 
 
 def index_scores(q, k, w):
-    """q [B, L, Hi, Di], k [B, L, Di], w [B, L, Hi] → [B, L, L] without the causal mask."""
+    """q [B, S, Hi, Di], k [B, L, Di], w [B, S, Hi] → [B, S, L] without the causal mask."""
     total = 0
     for head in range(q.shape[2]):
         total = total + torch.relu(q[:, :, head] @ k.transpose(1, 2)).float() * w[:, :, head:head + 1]
     return total
 
 
+FUSED = hasattr(F, "scaled_dot_product_attention")
+SCORES_AT_ONCE = 1 << 28  # index scores that are held at a time
+
+
 class Attention(nn.Module):
+    kl_samples = 128  # queries of a row that the indexer's loss looks at; None: all
+
     def __init__(self, c):
         super().__init__()
         self.c = c
@@ -262,65 +269,72 @@ class Attention(nn.Module):
                    c.qk_nope_head_dim, c.qk_rope_head_dim, c.v_head_dim, c.kv_lora_rank, c.rms_norm_eps, fp8,
                    Linear.compute)
 
-    def full(self, q, k, v):
-        """Causal attention by the framework's fused kernel where there is one. [B, L, H, ·] → [B, L, H, v]."""
+    def attend(self, q, k, v, mask=None):
+        """[B, L, H, ·] → [B, L, H, v] by the framework's fused kernel where there is one. mask [B, L, L]; None: causal."""
         q, k, v = (t.transpose(1, 2) for t in (q, k, v))
-        if q.is_cuda:
+        if FUSED and (q.is_cuda or mask is not None):
             width = v.shape[-1]
             v = F.pad(v, (0, q.shape[-1] - width))
-            return F.scaled_dot_product_attention(q, k, v, is_causal=True)[..., :width].transpose(1, 2)
-        return self.explicit(q, k, v, causal_mask(q.shape[2], q.device)).transpose(1, 2)
-
-    def explicit(self, q, k, v, mask):
+            if mask is None:
+                return F.scaled_dot_product_attention(q, k, v, is_causal=True)[..., :width].transpose(1, 2)
+            bias = torch.zeros(mask.shape, dtype=q.dtype, device=q.device).masked_fill_(~mask, float("-inf"))
+            bias = bias.unsqueeze(1).expand(-1, q.shape[1], -1, -1)
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)[..., :width].transpose(1, 2)
+        mask = causal_mask(q.shape[2], q.device) if mask is None else mask.unsqueeze(1)
         scores = (q @ k.transpose(-1, -2)).float() * q.shape[-1] ** -0.5
-        return torch.softmax(scores.masked_fill(~mask, float("-inf")), -1).to(v.dtype) @ v
+        return (torch.softmax(scores.masked_fill(~mask, float("-inf")), -1).to(v.dtype) @ v).transpose(1, 2)
 
-    def indexed(self, q, k, v, iq, ik, iw, real, mode):
-        """Some rows of the batch: attention with the indexer. → out [b, L, H, v], summed KL, tokens in the sum."""
-        length, top = q.shape[1], self.c.index_topk
-        causal = causal_mask(length, q.device)
-        index = index_scores(iq, ik, iw).masked_fill(~causal, float("-inf"))
-        mask = causal.expand_as(index)
-        if mode != "warm" and length > top:
-            if q.is_cuda:
-                chosen = torch.topk(index.detach(), top, dim=-1, sorted=False)[1]
+    @torch.no_grad()
+    def selection(self, q, k, w):
+        """What each token sees: [B, L, L]. A token among the first top-k sees all before it; only later ones are scored."""
+        length, top = k.shape[1], self.c.index_topk
+        causal = causal_mask(length, k.device)
+        mask = causal.expand(k.shape[0], -1, -1).clone()
+        step = max(1, SCORES_AT_ONCE // (length * (length - top)))
+        for at in range(0, k.shape[0], step):
+            rows = slice(at, at + step)
+            index = index_scores(q[rows, top:], k[rows], w[rows, top:]).masked_fill_(~causal[top:], float("-inf"))
+            if k.is_cuda:
+                chosen = torch.topk(index, top, dim=-1, sorted=False)[1]
             else:  # scores of exactly 0 tie often; the engine takes the earlier token
-                chosen = torch.sort(index.detach(), dim=-1, descending=True, stable=True)[1][..., :top]
-            mask = torch.zeros_like(mask).scatter(2, chosen, True) & causal
-        q, k, v = (t.transpose(1, 2) for t in (q, k, v))
-        scores = (q @ k.transpose(-1, -2)).float() * q.shape[-1] ** -0.5
-        p = torch.softmax(scores.masked_fill(~mask.unsqueeze(1), float("-inf")), -1)
-        out = (p.to(v.dtype) @ v).transpose(1, 2)
-        if mode == "select":
-            return out, q.new_zeros((), dtype=torch.float32)
-        target = p.detach().mean(1)
-        log_index = torch.log_softmax(index.masked_fill(~mask, float("-inf")), -1).masked_fill(~mask, 0)
+                chosen = torch.sort(index, dim=-1, descending=True, stable=True)[1][..., :top]
+            mask[rows, top:] = torch.zeros_like(index, dtype=torch.bool).scatter_(2, chosen, True)
+        return mask
+
+    def divergence(self, q, k, iq, ik, iw, mask, real):
+        """KL of the indexers' distribution to the attention averaged over heads, the mean over some queries: one drawn
+        from each of `kl_samples` equal stretches, so that every position is as likely as another. mask None: causal."""
+        length = k.shape[1]
+        count = min(self.kl_samples or length, length)
+        at = torch.arange(length, device=k.device)
+        if count < length:
+            drawn = torch.rand(count, device=k.device, dtype=torch.float64)
+            at = ((at[:count] + drawn) * (length / count)).long().clamp_(max=length - 1)
+        seen = causal_mask(length, k.device)[at].unsqueeze(0) if mask is None else mask[:, at]
+        with torch.no_grad():
+            target = 0
+            for head in range(q.shape[2]):
+                scores = (q[:, at, head] @ k[:, :, head].transpose(1, 2)).float() * q.shape[-1] ** -0.5
+                target = target + torch.softmax(scores.masked_fill_(~seen, float("-inf")), -1)
+            target = target / q.shape[2]
+        index = index_scores(iq[:, at], ik, iw[:, at])
+        log_index = torch.log_softmax(index.masked_fill(~seen, float("-inf")), -1).masked_fill(~seen, 0)
         kl = (target * ((target + 1e-9).log() - log_index)).sum(-1)
-        return out, (kl * real).sum()
+        return (kl * real[:, at]).sum() / real[:, at].sum().clamp(min=1)
 
     def forward(self, x, norm, cos, sin, batch, real, mode, fast):
         """x [T, d] → attention's output [T, d], KL per real token."""
         q, k, v, x, qr = self.project(x, norm, cos, sin, fast)
         length = x.shape[0] // batch
         q, k, v = (t.reshape(batch, length, *t.shape[1:]) for t in (q, k, v))
-        loss = x.new_zeros((), dtype=torch.float32)
-        if mode == "dense":
-            out = self.full(q, k, v)
-        else:
+        loss, mask = x.new_zeros((), dtype=torch.float32), None
+        chooses = mode in ("sparse", "select") and length > self.c.index_topk
+        if chooses or mode in ("warm", "sparse"):
             iq, ik, iw = (t.reshape(batch, length, *t.shape[1:]) for t in self.indexer(x, qr, cos, sin))
-            step = max(1, (1 << 29) // (length * length * q.shape[2]))
-            parts = []
-            for at in range(0, batch, step):
-                rows = slice(at, at + step)
-                args = (q[rows], k[rows], v[rows], iq[rows], ik[rows], iw[rows], real[rows], mode)
-                if torch.is_grad_enabled():
-                    part, kl = checkpoint(self.indexed, *args, use_reentrant=False)
-                else:
-                    part, kl = self.indexed(*args)
-                parts.append(part)
-                loss = loss + kl
-            out = torch.cat(parts)
-            loss = loss / real.sum().clamp(min=1)
+            mask = self.selection(iq, ik, iw) if chooses else None
+            if mode != "select":
+                loss = self.divergence(q, k, iq, ik, iw, mask, real)
+        out = self.attend(q, k, v, mask)
         return self.o_proj(out.reshape(x.shape[0], -1)), loss
 
 
