@@ -10,6 +10,7 @@ Attention has four modes:
     sparse   attention over the top-k tokens of the indexer, which learns from its detached input (KL on the set)
     select   as sparse, without the indexer's loss (evaluation)
 """
+import contextlib
 import dataclasses
 
 import torch
@@ -242,6 +243,17 @@ def index_scores(q, k, w):
 
 
 FUSED = hasattr(F, "scaled_dot_product_attention")
+
+
+def masked_kernels():
+    """The kernels that are trusted with a mask shared by the heads: the memory-efficient one, or else the plain one."""
+    try:
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+    except ImportError:
+        return contextlib.nullcontext()
+    return sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
+
+
 SCORES_AT_ONCE = 1 << 28  # index scores that are held at a time
 
 
@@ -279,7 +291,8 @@ class Attention(nn.Module):
                 return F.scaled_dot_product_attention(q, k, v, is_causal=True)[..., :width].transpose(1, 2)
             bias = torch.zeros(mask.shape, dtype=q.dtype, device=q.device).masked_fill_(~mask, float("-inf"))
             bias = bias.unsqueeze(1).expand(-1, q.shape[1], -1, -1)
-            return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)[..., :width].transpose(1, 2)
+            with masked_kernels():
+                return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)[..., :width].transpose(1, 2)
         mask = causal_mask(q.shape[2], q.device) if mask is None else mask.unsqueeze(1)
         scores = (q @ k.transpose(-1, -2)).float() * q.shape[-1] ** -0.5
         return (torch.softmax(scores.masked_fill(~mask, float("-inf")), -1).to(v.dtype) @ v).transpose(1, 2)

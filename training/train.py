@@ -4,7 +4,8 @@
 
 Runs on one GPU, or slowly on a CPU. Every phase lasts the minutes given. It goes on from weights alone with --weights.
 While it runs: OUT/log.jsonl and OUT/log.txt grow; `touch OUT/next` ends the phase, `touch OUT/stop` ends training now
-(both still measure and export). Chunks of text that appear in DATA/text or in a folder of --more are picked up.
+(both still measure and export); `touch OUT/save` writes OUT/weights.pt and takes the flag away. Chunks of text that
+appear in DATA/text or in a folder of --more are picked up.
 """
 import argparse
 import collections
@@ -20,7 +21,7 @@ import torch
 import evaluate
 import export
 import load
-from model import FAST, TOY, Config, Linear, Reader, count_parameters, loss_of, try_compile
+from model import FAST, TOY, Attention, Config, Linear, Reader, count_parameters, loss_of, try_compile
 from optimise import Optimiser
 from prompt import Vocabulary
 
@@ -28,7 +29,7 @@ from prompt import Vocabulary
 PHASES = {
     "pre":    dict(mode="dense", plan=(0.25, .70, .30, 0, 0, 0, 0, .85, .15, 0, 0), lr=(1.0, 1.0)),
     "read":   dict(mode="dense", plan=(0.88, .15, .64, .13, .05, .03, 0, .4, .3, .2, .1), lr=(1.0, 0.4)),
-    "warm":   dict(mode="warm", plan=(0.70, 0, .45, .35, .15, .05, 0, .3, .5, .2, 0), lr=(1.0, 0.5)),
+    "warm":   dict(mode="warm", plan=(0.70, 0, .45, .35, .15, .05, 0, .3, .5, .2, 0), lr=(1.0, 0.5), ramp=20),
     "sparse": dict(mode="sparse", plan=(0.95, 0, .70, .20, .07, .03, 0, .6, .4, 0, 0), lr=(0.4, 0.15)),
     "fp8":    dict(mode="sparse", plan=(0.97, 0, .80, .15, .04, .01, 0, .6, .4, 0, 0), lr=(0.15, 0.02), fp8=True),
 }
@@ -75,6 +76,7 @@ class Trainer:
         self.batches = iter(loader)  # forks its workers, before the GPU is touched
         self.pending = next(self.batches)
         unpacker.start()
+        Attention.kl_samples = args.kl_samples
         config = Config(**(TOY if args.toy else {}), vocab_size=self.vocabulary.size)
         self.model = Reader(config)
         if args.weights:
@@ -119,6 +121,7 @@ class Trainer:
         what, args, model = PHASES[name], self.args, self.model
         self.plan[:] = what["plan"]
         mode, warm = what["mode"], what["mode"] == "warm"
+        ramp = min(args.ramp, what.get("ramp", args.ramp))
         for p in model.parameters():
             p.requires_grad_(not warm)
         only = model.indexer_parameters() if warm else None
@@ -140,7 +143,7 @@ class Trainer:
                 break
             batch = self.batch()
             low, high = what["lr"][1], what["lr"][0]
-            lr = args.lr * self.lr_factor * (high + (low - high) * share) * min(1.0, (step + 1) / args.ramp)
+            lr = args.lr * self.lr_factor * (high + (low - high) * share) * min(1.0, (step + 1) / ramp)
             try:
                 hidden, kl = model(batch["tokens"], batch["positions"], batch["real"], mode, not warm)
                 loss = kl if warm else loss_of(model, hidden, batch["targets"], batch["weights"])
@@ -172,7 +175,9 @@ class Trainer:
                     optimiser.zero()
                     held = None
                     continue
-            held = ("kl" if warm else "reading" if batch["reading"] else "text", loss.detach())
+            held = ("reading" if batch["reading"] else "text", loss.detach())
+            if warm:
+                held = ("kl", loss.detach() / model.c.num_hidden_layers)
             if not warm and mode != "dense":
                 sums["kl"][0] += float(kl.detach()) / model.c.num_hidden_layers
                 sums["kl"][1] += 1
@@ -195,9 +200,10 @@ class Trainer:
                              chunks=len(os.listdir(os.path.join(args.scratch or args.out, "text"))))
                 last_log, tokens = time.time(), 0
                 sums.clear()
-            if time.time() - last_save > 100:
+            if time.time() - last_save > 100 or self.asked("save"):
                 self.save()
                 last_save = time.time()
+                self.clear("save")
             if name != "pre" and not warm and time.time() - last_measure > args.measure_seconds:
                 self.measure("dev", mode, args.measure_limit, "dev")
                 last_measure = time.time()
@@ -206,6 +212,15 @@ class Trainer:
         self.log.put(event="phase done", name=name, steps=step)
         if not args.quick or name == "fp8":
             self.measure("dev", mode, args.measure_limit, "dev")
+
+    def asked(self, name):
+        return os.path.exists(os.path.join(self.args.out, name))
+
+    def clear(self, name):
+        try:
+            os.remove(os.path.join(self.args.out, name))
+        except FileNotFoundError:  # nobody waits for it any more
+            pass
 
     def flag(self, name):
         path = os.path.join(self.args.out, name)
@@ -249,6 +264,7 @@ def main():
                         "--minutes then gives their proportions")
     parser.add_argument("--weights", help="go on from these")
     parser.add_argument("--tokens", type=int, default=65536, help="of one step")
+    parser.add_argument("--kl-samples", type=int, default=128, help="queries of a row that the indexer's loss looks at")
     parser.add_argument("--lr", type=float, default=2.5e-3)
     parser.add_argument("--ramp", type=int, default=100, help="steps until the full learning rate, in each phase")
     parser.add_argument("--seed", type=int, default=1)
