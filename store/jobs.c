@@ -110,7 +110,8 @@ static enum status requeue_orphan(struct jobs *jobs, int64_t id, bool crashed, s
 static enum status bury(struct jobs *jobs, struct error *err)
 {
     struct statement st;
-    enum status status = statement_begin(&jobs->db, "UPDATE jobs SET state = ?, finished_ms = ?, result = CAST(json_object("
+    enum status status = statement_begin(&jobs->db,
+        "UPDATE jobs SET state = ?, finished_ms = ?, result = CAST(json_object("
         "'code', 'crashed', 'retryable', json('false'), 'message', printf('the daemon died %d times while it ran this "
         "job', max(crashes, deaths))) AS BLOB) WHERE state = ? AND (crashes >= ? OR deaths >= ?)", &st, err);
 
@@ -166,8 +167,8 @@ enum status jobs_open(const char *store_dir, struct jobs **jobs, struct error *e
     if (!status)
         status = open_crash_mark(opened, store_dir, &crashed, err);
     if (!status)
-        status = open_database(store_dir, &schema_jobs, "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL", &opened->db,
-                               err);
+        status = open_database(store_dir, &schema_jobs, "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL",
+                               &opened->db, err);
     if (!status)
         status = open_database(store_dir, &schema_streams, "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL",
                                &opened->streams, err);
@@ -344,7 +345,8 @@ enum status jobs_submit(struct jobs *jobs, const struct job *job, int64_t *id, b
         *repeated = true;
         return STATUS_OK;
     }
-    status = statement_begin(&jobs->db, "INSERT INTO jobs(kind, class, state, principal, key, attempt, errors, crashes, "
+    status = statement_begin(&jobs->db,
+        "INSERT INTO jobs(kind, class, state, principal, key, attempt, errors, crashes, "
         "deaths, detached, seed, submitted_ms, started_ms, finished_ms, boot, progress, request, result) "
         "VALUES(?, ?, 0, ?, ?, 0, 0, 0, 0, ?, ?, ?, 0, 0, '', 0, ?, x'')", &st, err);
     if (status)
@@ -371,7 +373,8 @@ enum status jobs_claim_class(struct jobs *jobs, enum job_class class, struct job
     struct job found;
     int64_t id = 0, progress = 0;
     bool row = false;
-    enum status status = statement_begin(&jobs->db, "SELECT id FROM jobs WHERE state = 0 AND class = ? ORDER BY id LIMIT 1",
+    enum status status = statement_begin(&jobs->db,
+                                         "SELECT id FROM jobs WHERE state = 0 AND class = ? ORDER BY id LIMIT 1",
                                          &st, err);
 
     if (status)
@@ -386,7 +389,8 @@ enum status jobs_claim_class(struct jobs *jobs, enum job_class class, struct job
     if (!status)
         status = jobs_stream_count(jobs, id, &progress, err);
     if (!status)
-        status = statement_begin(&jobs->db, "UPDATE jobs SET state = 1, attempt = attempt + 1, started_ms = ?, boot = ?, "
+        status = statement_begin(&jobs->db,
+                                 "UPDATE jobs SET state = 1, attempt = attempt + 1, started_ms = ?, boot = ?, "
                                  "crashes = CASE WHEN ?3 > progress THEN 0 ELSE crashes END, "
                                  "deaths = CASE WHEN ?3 > progress THEN 0 ELSE deaths END, "
                                  "progress = ?3 WHERE id = ? RETURNING " JOB_COLUMNS, &st, err);
@@ -436,7 +440,8 @@ enum status jobs_mark_long(struct jobs *jobs, int64_t id, int64_t attempt, struc
     enum status status = jobs_check_fence(jobs, id, attempt, err);
 
     if (!status)
-        status = statement_begin(&jobs->db, "UPDATE jobs SET boot = rtrim(boot, '+') || '+' WHERE id = ? AND attempt = ? "
+        status = statement_begin(&jobs->db,
+                                 "UPDATE jobs SET boot = rtrim(boot, '+') || '+' WHERE id = ? AND attempt = ? "
                                  "AND state = 1", &st, err);
     if (status)
         return status;
@@ -451,10 +456,11 @@ enum status jobs_requeue(struct jobs *jobs, int64_t id, int64_t attempt, const c
     enum status status = jobs_check_fence(jobs, id, attempt, err);
 
     if (!status)
-        status = statement_begin(&jobs->db, "UPDATE jobs SET errors = errors + ?1, state = CASE WHEN ?1 AND errors + 1 >= ?2 "
-            "THEN ?3 ELSE 0 END, finished_ms = CASE WHEN ?1 AND errors + 1 >= ?2 THEN ?4 ELSE 0 END, result = CASE WHEN ?1 "
-            "THEN CAST(json_object('code', 'failed', 'retryable', json('false'), 'message', ?5) AS BLOB) ELSE result END "
-            "WHERE id = ?6 AND attempt = ?7 AND state = 1", &st, err);
+        status = statement_begin(&jobs->db,
+            "UPDATE jobs SET errors = errors + ?1, state = CASE WHEN ?1 AND errors + 1 >= ?2 "
+            "THEN ?3 ELSE 0 END, finished_ms = CASE WHEN ?1 AND errors + 1 >= ?2 THEN ?4 ELSE 0 END, result = CASE "
+            "WHEN ?1 THEN CAST(json_object('code', 'failed', 'retryable', json('false'), 'message', ?5) AS BLOB) ELSE "
+            "result END WHERE id = ?6 AND attempt = ?7 AND state = 1", &st, err);
     if (status)
         return status;
     statement_int(&st, error_or_null != NULL);
@@ -553,7 +559,8 @@ enum status jobs_list(struct jobs *jobs, const char *principal_or_null, int64_t 
     struct statement st;
     struct job job;
     bool row = true;
-    enum status status = statement_begin_own(&jobs->db, "SELECT " JOB_COLUMNS " FROM jobs WHERE id > ?1 AND (?2 = '' OR "
+    enum status status = statement_begin_own(&jobs->db,
+                                             "SELECT " JOB_COLUMNS " FROM jobs WHERE id > ?1 AND (?2 = '' OR "
                                              "principal = ?2) ORDER BY id LIMIT ?3", &st, err);
 
     if (status)
@@ -599,7 +606,8 @@ enum status jobs_purge(struct jobs *jobs, int64_t before_ms, int64_t *purged, st
     enum status status = own ? jobs_begin(jobs, err) : STATUS_OK;
 
     while (!status) {
-        status = statement_begin(&jobs->db, "SELECT id FROM jobs WHERE state >= 2 AND finished_ms < ? ORDER BY finished_ms "
+        status = statement_begin(&jobs->db,
+                                 "SELECT id FROM jobs WHERE state >= 2 AND finished_ms < ? ORDER BY finished_ms "
                                  "LIMIT 1", &st, err);
         if (!status) {
             statement_int(&st, before_ms);
