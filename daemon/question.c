@@ -128,7 +128,10 @@ static json_t *final_header(const struct writer *writer, struct question *questi
     bool none = question->kind != JOB_BATCH && question->packed->pack.count == 0;
     json_t *header = json_pack(
         "{s:s, s:s, s:I, s:I, s:{s:I, s:I, s:I, s:I}, s:{s:I, s:I, s:I, s:I}}", "reason",
-        none ? "no-evidence" : work->reason ? work->reason : "stop", "answered_by", none ? "none" : writer->answered_by,
+        none ? "no-evidence" : work->reason ? work->reason : "stop", "answered_by",
+        none                              ? "none"
+        : question->kind == JOB_SUMMARISE ? "extractive-baseline"
+                                          : writer->answered_by,
         "attempt", (json_int_t)question->attempt, "generation", (json_int_t)question->packed->generation, "usage",
         "pack_tokens", (json_int_t)question->packed->pack.tokens, "prompt_tokens", (json_int_t)work->prompt_tokens,
         "cached_tokens", (json_int_t)work->cached_tokens, "output_tokens", (json_int_t)work->output_tokens,
@@ -137,7 +140,9 @@ static json_t *final_header(const struct writer *writer, struct question *questi
     size_t room = FINAL_HEADER_BYTES;
     char *citations;
 
-    if (*writer->model_hash)
+    if (work->cached)
+        (void)json_object_set_new(header, "cached", json_true());
+    if (*writer->model_hash && question->kind != JOB_SUMMARISE)
         (void)json_object_set_new(header, "model", json_string(writer->model_hash));
     citations = json_dumps(question->citations, JSON_COMPACT);
     if (citations && strlen(citations) < room / 2) {

@@ -51,7 +51,7 @@ struct work {
     /* what came of it */
     const char *code;        /* NULL: all went well */
     char error[ERROR_MESSAGE_BYTES];
-    bool retryable;
+    bool retryable, cached;  /* cached: a summary that the store had already */
     const char *reason;      /* "stop", "length", "cancelled" */
     size_t prompt_tokens, cached_tokens, output_tokens;
     int64_t retrieve_ns, prefill_ns, decode_ns;

@@ -172,8 +172,10 @@ static bool read_kind(const json_t *json, struct request *request, struct reques
         request->kind = JOB_QUERY;
     else if (name && strcmp(name, "batch") == 0)
         request->kind = JOB_BATCH;
+    else if (name && strcmp(name, "summarise") == 0)
+        request->kind = JOB_SUMMARISE;
     else
-        return fault_set(fault, WIRE_CODE_BAD_REQUEST, "'kind' is neither query nor batch");
+        return fault_set(fault, WIRE_CODE_BAD_REQUEST, "'kind' is not query, batch or summarise");
     if (class_name && strcmp(class_name, "interactive") == 0)
         request->class = JOB_INTERACTIVE;
     else if (class_name && strcmp(class_name, "batch") == 0)
@@ -235,7 +237,9 @@ static bool check_kind(const struct request *request, struct request_fault *faul
 {
     switch (request->kind) {
     case JOB_QUERY: return check_question(request->question, fault);
-    case JOB_SUMMARISE: break; /* a kind of the store that no request asks for yet */
+    case JOB_SUMMARISE:
+        return request->document_count == 1 ||
+               fault_set(fault, WIRE_CODE_BAD_REQUEST, "summarise needs one number in 'documents'");
     case JOB_BATCH:
         return request->message_count > 0 ||
                fault_set(fault, WIRE_CODE_BAD_REQUEST, "batch needs 'messages'");

@@ -11,6 +11,7 @@
 #include "base/utf8.h"
 #include "daemon/locate.h"
 #include "daemon/question.h"
+#include "daemon/summarise.h"
 
 enum {
     HEADER_TOKENS = 48,        /* what a prompt form spends on a block's id, title and label */
@@ -336,6 +337,16 @@ static enum status make_chat(const struct retrieve *pool, struct work *work, str
     return STATUS_OK;
 }
 
+/* One document, by its quotations: no model has a part in it. */
+static enum status make_summary(struct store *store, struct work *work, struct packed *packed, struct error *err)
+{
+    enum status s = summarise_document(store, work->request.documents[0], packed, &work->cached, err);
+
+    if (s == STATUS_NOT_FOUND)
+        return refuse(work, WIRE_CODE_BAD_REQUEST, err->message);
+    return s ? refuse_status(work, s, err, s == STATUS_LIMIT ? WIRE_CODE_WINDOW : WIRE_CODE_STORE) : STATUS_OK;
+}
+
 static void retrieve(const struct retrieve *pool, struct store *store, struct work *work)
 {
     int64_t started_ns = clock_monotonic_ns();
@@ -352,6 +363,8 @@ static void retrieve(const struct retrieve *pool, struct store *store, struct wo
             s = refuse(work, WIRE_CODE_INTERNAL, "no memory for a pack");
         else if (work->request.kind == JOB_BATCH)
             s = make_chat(pool, work, work->packed, &err);
+        else if (work->request.kind == JOB_SUMMARISE)
+            s = make_summary(store, work, work->packed, &err);
         else
             s = make_pack(pool, store, work, work->packed, &err);
         if (!s && packed_encode(work->packed, &work->kept))

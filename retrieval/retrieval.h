@@ -166,4 +166,18 @@ enum status retrieval_best_sentence(struct store *store, struct span question, c
                                     struct arena *arena, struct retrieval_sentence *sentence, struct error *err)
     MUST_CHECK;
 
+/* --- Summaries without a model --------------------------------------------------------------------------- */
+
+#define RETRIEVAL_SUMMARY_VERSION "extractive-1" /* changes whenever equal pages could give other quotations */
+
+struct retrieval_quote {
+    int page;
+    uint32_t start, end;   /* bytes of that page's canonical text */
+};
+
+/* The quotations that cover a document best, in its order: 3 to 24 by its length. A document without a sentence that
+ * can be quoted: STATUS_OK and count 0. */
+enum status retrieval_summarise(struct store *store, int64_t document_id, struct arena *arena,
+                                struct retrieval_quote **quotes, size_t *count, struct error *err) MUST_CHECK;
+
 #endif

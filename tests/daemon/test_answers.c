@@ -311,3 +311,41 @@ TEST(the_descriptor_can_be_polled)
     dsa_close(client);
     CHECK_EQ_INT(fixture_stop(&f, SIGTERM), 0);
 }
+
+/* --- Summaries ----------------------------------------------------------------------------------------------------- */
+
+static void summarise(const struct fixture *f, const char *key, int64_t document, struct outcome *outcome)
+{
+    struct dsa_client *client = fixture_client(f);
+    struct dsa_question q = {.size = sizeof q, .text = "Summarise.", .kind = "summarise", .key = key,
+                             .documents = &document, .document_count = 1, .night = 1, .detach = 1};
+    uint64_t request = 0;
+
+    CHECK_EQ_INT(dsa_ask(client, &q, &request), DSA_OK);
+    fixture_follow(client, request, 30, outcome);
+    dsa_close(client);
+}
+
+TEST(a_summary_is_quotations_with_pages_and_is_made_once)
+{
+    struct outcome first, second, none;
+    struct fixture f;
+
+    fixture_store(&f, true);
+    fixture_start(&f);
+    summarise(&f, "s1", 1, &first);
+    CHECK(first.final);
+    CHECK_EQ_STR(first.answered_by, "extractive-baseline");
+    CHECK(first.citations >= 2);
+    CHECK_EQ_INT(first.verified, first.citations);
+    CHECK(strstr(first.answer, "peregrine falcon dives"));
+    CHECK(strstr(first.places, "p. 2"));
+    summarise(&f, "s2", 1, &second); /* another job, the same summary */
+    CHECK(second.final);
+    CHECK_EQ_STR(second.answer, first.answer);
+    CHECK_EQ_STR(second.places, first.places);
+    summarise(&f, "s3", 99, &none);
+    CHECK(!none.final);
+    CHECK_EQ_STR(none.code, "bad-request");
+    CHECK_EQ_INT(fixture_stop(&f, SIGTERM), 0);
+}

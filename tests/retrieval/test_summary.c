@@ -1,0 +1,121 @@
+/* test_summary.c: the quotations that cover a document: verbatim, in order, each thing once, always the same. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/buf.h"
+#include "retrieval/retrieval.h"
+#include "tests/store/documents.h"
+
+#define ARENA_BYTES ((size_t)16 << 20)
+
+struct drawn {
+    size_t count;
+    char text[32768]; /* quotations, a line feed after each */
+};
+
+static void summarise(struct store *store, int64_t id, struct drawn *drawn)
+{
+    struct retrieval_quote *quotes = NULL;
+    struct arena arena;
+    struct error err = {0};
+    size_t used = 0;
+
+    arena_init(&arena, ARENA_BYTES);
+    *drawn = (struct drawn){0};
+    CHECK_OK(retrieval_summarise(store, id, &arena, &quotes, &drawn->count, &err), &err);
+    for (size_t i = 0; i < drawn->count; i++) {
+        struct span text = {0};
+
+        CHECK(i == 0 || quotes[i].page > quotes[i - 1].page ||
+              (quotes[i].page == quotes[i - 1].page && quotes[i].start >= quotes[i - 1].end));
+        CHECK_OK(store_page_slice(store, id, quotes[i].page, quotes[i].start, quotes[i].end, &arena, &text, &err),
+                 &err);
+        CHECK(text.len >= 30 && text.len <= 600);
+        CHECK(used + text.len + 2 < sizeof drawn->text);
+        memcpy(drawn->text + used, text.ptr, text.len);
+        used += text.len;
+        drawn->text[used++] = '\n';
+    }
+    arena_finish(&arena);
+}
+
+static const char *const heron_pages[] = {
+    "The grey heron nests in colonies at the edge of lakes. 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26. "
+    "The grey heron nests in colonies at the edge of lakes. Its nests are built of branches high in old alders. "
+    "It was a day like any other and so they all went on with it.",
+    "Herons hunt fish, frogs and voles in shallow water at dawn. The young leave the nests after fifty days. "
+    "In hard winters many herons starve because the lakes freeze."};
+
+TEST(covers_a_document_and_says_nothing_twice)
+{
+    struct store *store = open_new_store(check_temp_dir());
+    struct store_document document = named_document("/heron", "Herons");
+    struct error err = {0};
+    struct drawn drawn, again;
+    int64_t id = 0;
+    const char *first;
+
+    for (int i = 0; i < 8; i++) {
+        char path[16];
+
+        (void)snprintf(path, sizeof path, "/other%d", i);
+        (void)put_text(store, path, "", "It was a day like any other in the city, and they went to work.");
+    }
+    CHECK_OK(put_document(store, &document, heron_pages, 2, &id, &err), &err);
+    summarise(store, id, &drawn);
+    CHECK(drawn.count >= 3);
+    first = strstr(drawn.text, "nests in colonies");
+    CHECK(first && !strstr(first + 1, "nests in colonies")); /* the repeated sentence once */
+    CHECK(!strstr(drawn.text, "12 13 14"));
+    CHECK(!strstr(drawn.text, "a day like any other")); /* common in the store */
+    CHECK(strstr(drawn.text, "hunt fish"));
+    summarise(store, id, &again);
+    CHECK_EQ_STR(again.text, drawn.text);
+    store_close(store);
+}
+
+TEST(long_documents_go_by_sections)
+{
+    static const char *const things[] = {"heron", "granite", "clock", "ferry", "violin", "harvest", "glacier", "loom"};
+    struct store *store = open_new_store(check_temp_dir());
+    struct store_document document = named_document("/long", "");
+    struct error err = {0};
+    struct drawn drawn;
+    const char *pages[8];
+    struct buf texts[8];
+    int64_t id = 0;
+
+    for (int p = 0; p < 8; p++) {
+        buf_init(&texts[p], 1 << 20);
+        for (int i = 0; i < 100; i++)
+            CHECK_OK(buf_printf(&texts[p], "The %s number %d was seen near station %d by observers of the %s. ",
+                                things[p], i, (int)(check_random() % 50), things[p]), NULL);
+        pages[p] = buf_cstr(&texts[p]);
+    }
+    CHECK_OK(put_document(store, &document, pages, 8, &id, &err), &err);
+    summarise(store, id, &drawn);
+    CHECK_EQ_INT(drawn.count, 24);
+    for (int p = 0; p < 8; p++) {
+        CHECK(strstr(drawn.text, things[p])); /* every part has its say */
+        buf_finish(&texts[p]);
+    }
+    store_close(store);
+}
+
+TEST(documents_without_sentences)
+{
+    struct store *store = open_new_store(check_temp_dir());
+    struct retrieval_quote *quotes = NULL;
+    struct arena arena;
+    struct error err = {0};
+    struct drawn drawn;
+    size_t count;
+
+    summarise(store, put_text(store, "/numbers", "", "1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18"), &drawn);
+    CHECK_EQ_INT(drawn.count, 0);
+    arena_init(&arena, ARENA_BYTES);
+    CHECK_STATUS(retrieval_summarise(store, 99, &arena, &quotes, &count, &err), STATUS_NOT_FOUND);
+    arena_finish(&arena);
+    store_close(store);
+}
