@@ -9,8 +9,8 @@
 #include "tests/harness/check.h"
 
 /* The backends whose results are the same bit for bit however rows are cut and grouped come first. */
-static const char *const backends[] = {"ref", "cpu", "cuda"};
-enum { HOST_BACKENDS = 2, BACKENDS = 3 };
+static const char *const backends[] = {"ref", "cpu", "cuda", "cuda-emulated"};
+enum { HOST_BACKENDS = 2, BACKENDS = 4 };
 
 static inline bool have_backend(const char *name)
 {
