@@ -17,8 +17,9 @@
 #include "base/buf.h"
 #include "base/clock.h"
 #include "clients/common/tool.h"
+#include "clients/dsa-batch/batch.h"
 
-enum { IN_FLIGHT = 32, MOST_LINE = 4 << 20, MOST_ANSWER = 4 << 20, STEP_MS = 200, EXIT_SOME_FAILED = 2 };
+enum { IN_FLIGHT = 32, MOST_LINE = 4 << 20, MOST_ANSWER = 4 << 20, STEP_MS = 200 };
 
 struct line {
     uint64_t request; /* 0: free */
@@ -39,18 +40,27 @@ struct batch {
     int64_t read, done, cached, failed, tokens_in, tokens_out, started_ns;
 };
 
-static volatile sig_atomic_t interrupted;
+volatile sig_atomic_t batch_interrupted;
 
 static void on_interrupt(int number)
 {
     (void)number;
-    interrupted = 1;
+    batch_interrupted = 1;
+}
+
+void batch_catch_signals(void)
+{
+    struct sigaction action = {.sa_handler = on_interrupt};
+
+    (void)sigaction(SIGINT, &action, NULL);
+    (void)sigaction(SIGTERM, &action, NULL);
 }
 
 static void usage(FILE *out)
 {
     (void)fputs(
-        "usage: dsa-batch run [option…] FILE.jsonl\n\n"
+        "usage: dsa-batch run [option…] FILE.jsonl\n"
+        "       dsa-batch summarise [option…] (see dsa-batch summarise --help)\n\n"
         "Runs the conversations of a file in the OpenAI batch format (custom_id, /v1/chat/completions bodies) as\n"
         "jobs of the batch class. Run again it continues; what was done is not done twice.\n\n"
         "  --store DIR, --connect ENDPOINT, --key FILE, --server-key KEY   which daemon, as for dsa-query\n"
@@ -178,7 +188,7 @@ static int fill(struct batch *batch, struct dsa_client *client)
 
     if (batch->until_ms && clock_wall_ms() >= batch->until_ms && !batch->input_done)
         batch->out_of_time = batch->input_done = true;
-    while (!result && batch->flying < IN_FLIGHT && !batch->input_done && !interrupted) {
+    while (!result && batch->flying < IN_FLIGHT && !batch->input_done && !batch_interrupted) {
         ssize_t len = getline(&text, &cap, batch->in);
 
         if (len < 0)
@@ -272,7 +282,7 @@ static void report(const struct batch *batch)
                    json_pack("{s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:b}", "done", (json_int_t)batch->done, "cached",
                              (json_int_t)batch->cached, "failed", (json_int_t)batch->failed, "tokens_in",
                              (json_int_t)batch->tokens_in, "tokens_out", (json_int_t)batch->tokens_out, "seconds",
-                             seconds, "tokens_per_second", rate, "complete", !batch->out_of_time && !interrupted));
+                             seconds, "tokens_per_second", rate, "complete", !batch->out_of_time && !batch_interrupted));
     else
         (void)printf("%" PRId64 " done (%" PRId64 " of them before), %" PRId64 " failed; %" PRId64
                      " tokens in, %" PRId64 " out; %.1f s, %.1f tokens/s%s\n",
@@ -330,18 +340,17 @@ static int run(struct batch *batch)
             show_progress(batch, false);
             shown_ns = clock_monotonic_ns();
         }
-    } while (!interrupted && (batch->flying || !batch->input_done));
+    } while (!batch_interrupted && (batch->flying || !batch->input_done));
     show_progress(batch, true);
     dsa_close(client); /* detached jobs go on; the next run reads them back */
     for (int i = 0; i < IN_FLIGHT; i++) {
         free(batch->lines[i].custom_id);
         buf_finish(&batch->lines[i].answer);
     }
-    return interrupted ? TOOL_INTERRUPTED : code;
+    return batch_interrupted ? TOOL_INTERRUPTED : code;
 }
 
-/* The next time that the clock shows HH:MM. */
-static bool parse_until(const char *text, int64_t *until_ms)
+bool batch_parse_until(const char *text, int64_t *until_ms)
 {
     int hours, minutes, used = 0;
     time_t now = time(NULL);
@@ -421,8 +430,10 @@ int main(int argc, char **argv)
         {"until", 1, NULL, OPT_UNTIL},   {"json", 0, NULL, OPT_JSON},       {"version", 0, NULL, OPT_VERSION},
         {"help", 0, NULL, OPT_HELP},     {NULL, 0, NULL, 0}};
     static struct batch batch = {.tool.program = "dsa-batch"};
-    struct sigaction action = {.sa_handler = on_interrupt};
     int option, code;
+
+    if (argc > 1 && strcmp(argv[1], "summarise") == 0)
+        return batch_summarise(argc, argv);
 
     while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
         switch (option) {
@@ -433,7 +444,7 @@ int main(int argc, char **argv)
         case OPT_OUTPUT: batch.output = optarg; break;
         case OPT_ERRORS: batch.errors = optarg; break;
         case OPT_UNTIL:
-            if (parse_until(optarg, &batch.until_ms))
+            if (batch_parse_until(optarg, &batch.until_ms))
                 break;
             tool_error(&batch.tool, "'%s' is not a time HH:MM", optarg);
             return TOOL_USAGE;
@@ -448,8 +459,7 @@ int main(int argc, char **argv)
         return TOOL_USAGE;
     }
     batch.input = argv[optind + 1];
-    (void)sigaction(SIGINT, &action, NULL);
-    (void)sigaction(SIGTERM, &action, NULL);
+    batch_catch_signals();
     code = open_files_and_run(&batch);
     free(batch.output_path);
     free(batch.errors_path);

@@ -398,3 +398,45 @@ TEST(dsa_batch_runs_a_file_and_does_nothing_twice)
     CHECK(strstr(output, "final 50"));
     CHECK_EQ_INT(fixture_stop(&f, SIGTERM), 0);
 }
+
+TEST(dsa_batch_summarises_a_store_and_does_nothing_twice)
+{
+    char directory[330], lines[400], output[4096];
+    struct fixture f;
+
+    fixture_store(&f, true);
+    (void)snprintf(directory, sizeof directory, "%s-summaries", f.store);
+    (void)snprintf(lines, sizeof lines, "%s/summaries.jsonl", directory);
+    CHECK_EQ_INT(fixture_run((const char *[]){BATCH_PATH, "summarise", "--store", f.store, "--estimate", NULL}, output,
+                             sizeof output), 0); /* no daemon needed */
+    CHECK(strstr(output, "4 documents") && strstr(output, "hours"));
+    CHECK_EQ_INT(fixture_run((const char *[]){BATCH_PATH, "summarise", "--store", f.store, NULL}, output,
+                             sizeof output), 69);
+    fixture_start(&f);
+    CHECK_EQ_INT(fixture_run((const char *[]){BATCH_PATH, "summarise", "--store", f.store, "--json", "--output",
+                                              directory, NULL}, output, sizeof output), 0);
+    CHECK(strstr(output, "\"done\":4") && strstr(output, "\"cached\":0") && strstr(output, "\"complete\":true"));
+    CHECK_EQ_INT(count_lines(lines, "\"verified\":true"), 4);
+    CHECK(file_holds(directory, "1-falcons.pdf.md", "# On falcons"));
+    CHECK(file_holds(directory, "1-falcons.pdf.md", "#page=2>)"));
+    CHECK(file_holds(f.store, "corpus.db-wal", "summary/extractive-1/") ||
+          file_holds(f.store, "corpus.db", "summary/extractive-1/"));
+    CHECK_EQ_INT(fixture_stop(&f, SIGKILL), 128 + SIGKILL);
+    fixture_start(&f);
+    CHECK_EQ_INT(fixture_run((const char *[]){BATCH_PATH, "summarise", "--store", f.store, "--json", "--output",
+                                              directory, NULL}, output, sizeof output), 0);
+    CHECK(strstr(output, "\"done\":4") && strstr(output, "\"cached\":4"));
+    CHECK_EQ_INT(count_lines(lines, "\"cached\":true"), 4);
+    /* By number alone the job is a new one, and the summary the one of before. */
+    CHECK_EQ_INT(fixture_run((const char *[]){BATCH_PATH, "summarise", "--connect", f.endpoint, "--document", "1",
+                                              "--json", NULL}, output, sizeof output), 0);
+    CHECK(strstr(output, "\"done\":1") && strstr(output, "\"cached\":1"));
+    CHECK_EQ_INT(fixture_run((const char *[]){CTL_PATH, "--store", f.store, "status", NULL}, output, sizeof output), 0);
+    CHECK(strstr(output, "final 5"));
+    CHECK_EQ_INT(fixture_run((const char *[]){BATCH_PATH, "summarise", "--connect", f.endpoint, "--document", "99",
+                                              "--json", NULL}, output, sizeof output), 2);
+    CHECK(strstr(output, "\"failed\":1") && strstr(output, "bad-request"));
+    CHECK_EQ_INT(fixture_run((const char *[]){BATCH_PATH, "summarise", "--store", f.store, "--document", "99", NULL},
+                             output, sizeof output), 66);
+    CHECK_EQ_INT(fixture_stop(&f, SIGTERM), 0);
+}
