@@ -52,7 +52,7 @@ struct summary {
     enum status status;
 };
 
-/* --- Words --------------------------------------------------------------------------------------------------------- */
+/* --- Words -------------------------------------------------------------------------------------------------------- */
 
 static uint64_t hash_of(struct span text)
 {
@@ -138,7 +138,7 @@ static bool add_word(void *context, struct span folded, size_t start, size_t end
     return true;
 }
 
-/* --- Sentences ----------------------------------------------------------------------------------------------------- */
+/* --- Sentences ---------------------------------------------------------------------------------------------------- */
 
 /* Sentences, not tables, lists of names and page furniture. */
 static bool is_quotable(struct span text, uint32_t words)
@@ -191,7 +191,7 @@ static enum status read_page(struct summary *summary, int64_t document, int numb
     return s;
 }
 
-/* --- Choosing ------------------------------------------------------------------------------------------------------ */
+/* --- Choosing ----------------------------------------------------------------------------------------------------- */
 
 static void weigh(struct summary *summary, size_t first, size_t last)
 {

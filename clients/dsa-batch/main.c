@@ -282,7 +282,8 @@ static void report(const struct batch *batch)
                    json_pack("{s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:b}", "done", (json_int_t)batch->done, "cached",
                              (json_int_t)batch->cached, "failed", (json_int_t)batch->failed, "tokens_in",
                              (json_int_t)batch->tokens_in, "tokens_out", (json_int_t)batch->tokens_out, "seconds",
-                             seconds, "tokens_per_second", rate, "complete", !batch->out_of_time && !batch_interrupted));
+                             seconds, "tokens_per_second", rate, "complete",
+                             !batch->out_of_time && !batch_interrupted));
     else
         (void)printf("%" PRId64 " done (%" PRId64 " of them before), %" PRId64 " failed; %" PRId64
                      " tokens in, %" PRId64 " out; %.1f s, %.1f tokens/s%s\n",

@@ -4,11 +4,13 @@
  * done is read back, one that is in work is waited for, one that failed is tried again. What outlives the jobs is the
  * summary in the store, which the daemon finds again by content. */
 #include <errno.h>
+#include <fcntl.h>
 #include <getopt.h>
 #include <inttypes.h>
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -52,6 +54,7 @@ struct night {
     bool out_of_time, unwritten;
     FILE *lines;               /* OUTPUT/summaries.jsonl.new */
     char *lines_new, *lines_path;
+    int lock;                  /* on OUTPUT; -1: none */
     int64_t done, cached, failed, quotations;
     json_t *reasons;
 };
@@ -72,7 +75,7 @@ static void usage(FILE *out)
         out);
 }
 
-/* --- Which documents ----------------------------------------------------------------------------------------------- */
+/* --- Which documents ---------------------------------------------------------------------------------------------- */
 
 static bool add_document(void *context, const struct store_document *found)
 {
@@ -169,7 +172,7 @@ static int estimate(const struct night *night, struct store *store)
     return 0;
 }
 
-/* --- Output -------------------------------------------------------------------------------------------------------- */
+/* --- Output ------------------------------------------------------------------------------------------------------- */
 
 /* One line of Markdown that means nothing but its words. */
 static void put_escaped(struct buf *out, const char *text, size_t len)
@@ -314,7 +317,7 @@ static void report(const struct night *night)
     }
 }
 
-/* --- Jobs ---------------------------------------------------------------------------------------------------------- */
+/* --- Jobs --------------------------------------------------------------------------------------------------------- */
 
 static int submit(struct night *night, struct dsa_client *client, const struct document *document)
 {
@@ -460,13 +463,21 @@ static int run(struct night *night)
     return batch_interrupted ? TOOL_INTERRUPTED : code;
 }
 
+/* One run at a time writes there; the lock goes with the process. */
 static int open_output(struct night *night)
 {
     if (!night->output)
         return 0;
-    if ((mkdir(night->output, 0750) && errno != EEXIST) ||
+    if (mkdir(night->output, 0750) == 0 || errno == EEXIST)
+        night->lock = open(night->output, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (night->lock >= 0 && flock(night->lock, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK) {
+        tool_error(&night->tool, "another dsa-batch writes to '%s'", night->output);
+        return TOOL_RETRY;
+    }
+    if (night->lock < 0 ||
         asprintf(&night->lines_path, "%s/summaries.jsonl", night->output) < 0 ||
-        asprintf(&night->lines_new, "%s.new", night->lines_path) < 0 || !(night->lines = fopen(night->lines_new, "we"))) {
+        asprintf(&night->lines_new, "%s.new", night->lines_path) < 0 ||
+        !(night->lines = fopen(night->lines_new, "we"))) {
         tool_error(&night->tool, "'%s': %s", night->output, strerror(errno));
         return TOOL_IO;
     }
@@ -513,6 +524,8 @@ static int summarise(struct night *night)
         free(night->documents.items[i].name);
     vec_finish(&night->documents);
     json_decref(night->reasons);
+    if (night->lock >= 0)
+        (void)close(night->lock);
     free(night->lines_path);
     free(night->lines_new);
     return code;
@@ -574,6 +587,7 @@ int batch_summarise(int argc, char **argv)
         return TOOL_USAGE;
     }
     night.reasons = json_array();
+    night.lock = -1;
     batch_catch_signals();
     return summarise(&night);
 }

@@ -1,7 +1,9 @@
 /* test_clients.c: the library without a daemon, and the programs with one. */
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -421,6 +423,14 @@ TEST(dsa_batch_summarises_a_store_and_does_nothing_twice)
     CHECK(file_holds(directory, "1-falcons.pdf.md", "#page=2>)"));
     CHECK(file_holds(f.store, "corpus.db-wal", "summary/extractive-1/") ||
           file_holds(f.store, "corpus.db", "summary/extractive-1/"));
+    {
+        int held = open(directory, O_RDONLY | O_DIRECTORY);
+
+        CHECK(held >= 0 && flock(held, LOCK_EX) == 0); /* as another run would */
+        CHECK_EQ_INT(fixture_run((const char *[]){BATCH_PATH, "summarise", "--store", f.store, "--output", directory,
+                                                  NULL}, output, sizeof output), 75);
+        (void)close(held);
+    }
     CHECK_EQ_INT(fixture_stop(&f, SIGKILL), 128 + SIGKILL);
     fixture_start(&f);
     CHECK_EQ_INT(fixture_run((const char *[]){BATCH_PATH, "summarise", "--store", f.store, "--json", "--output",

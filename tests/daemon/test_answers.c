@@ -312,7 +312,7 @@ TEST(the_descriptor_can_be_polled)
     CHECK_EQ_INT(fixture_stop(&f, SIGTERM), 0);
 }
 
-/* --- Summaries ----------------------------------------------------------------------------------------------------- */
+/* --- Summaries ---------------------------------------------------------------------------------------------------- */
 
 static void summarise(const struct fixture *f, const char *key, int64_t document, struct outcome *outcome)
 {
