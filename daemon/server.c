@@ -28,6 +28,7 @@ enum {
     HEARTBEAT_MS = 10000,      /* tcp, on this side only: see facts in PROTOCOL.md */
     HEARTBEAT_TIMEOUT_MS = 30000,
     LINGER_MS = 2000,
+    LAST_WORD_MS = 300,        /* a client with ZMQ_IMMEDIATE loses what it has not read when its connection ends */
     STALL_MS = 50,             /* a full socket is tried again after that */
     REQUEST_ARENA_BYTES = 8 << 20
 };
@@ -44,6 +45,7 @@ struct server {
     struct sessions sessions;
     atomic_bool stop;
     bool any_stalled;
+    int64_t sent_ns;  /* when something was last sent */
     uint64_t garbage; /* messages that were none */
 };
 
@@ -68,7 +70,17 @@ static enum sent send_message(struct server *server, struct span routing, int ty
         if (zmq_send(server->router, frames[i].ptr, frames[i].len, ZMQ_DONTWAIT | (i + 1 < count ? ZMQ_SNDMORE : 0)) <
             0)
             return GONE;
+    server->sent_ns = clock_monotonic_ns();
     return SENT;
+}
+
+/* Linger hands the last messages to the kernel; their readers, on a busy machine, need a moment more. */
+static void let_them_read(const struct server *server)
+{
+    int64_t left_ns = server->sent_ns ? server->sent_ns + LAST_WORD_MS * INT64_C(1000000) - clock_monotonic_ns() : 0;
+
+    if (left_ns > 0)
+        (void)usleep((useconds_t)(left_ns / 1000));
 }
 
 static struct span routing_of(const struct session *session)
@@ -620,8 +632,10 @@ void *server_run(void *context)
         if (server->any_stalled)
             retry_stalled(server);
         /* Everything pushed before server_stop() was in the queue before the flag was seen. */
-        if (stopping)
+        if (stopping) {
+            let_them_read(server);
             break;
+        }
     }
     return NULL;
 }
