@@ -17,8 +17,8 @@ static const char find_jobs[] =
     "SELECT j.id FROM jobs AS j LEFT JOIN packs AS p ON p.job_id = j.id WHERE j.id > ?2 AND (instr(p.pack, ?3) "
     "OR (json_valid(CAST(j.result AS TEXT)) AND EXISTS(SELECT 1 FROM json_each(CAST(j.result AS TEXT), '$.citations') "
     "WHERE json_extract(value, '$.document') = ?1)) "
-    "OR (json_valid(CAST(j.request AS TEXT)) AND EXISTS(SELECT 1 FROM json_each(CAST(j.request AS TEXT), '$.documents') "
-    "WHERE value = ?1))) ORDER BY j.id LIMIT 1";
+    "OR (json_valid(CAST(j.request AS TEXT)) AND EXISTS(SELECT 1 FROM json_each(CAST(j.request AS TEXT), "
+    "'$.documents') WHERE value = ?1))) ORDER BY j.id LIMIT 1";
 
 struct forgetting {
     struct jobs *jobs;

@@ -93,7 +93,8 @@ enum status jobs_list(struct jobs *jobs, const char *principal_or_null, int64_t 
 enum status jobs_count(struct jobs *jobs, int64_t counts[6], struct error *err) MUST_CHECK;
 
 /* What a second attempt needs to give the same answer: the pack's tokens and blocks, kept with the job. */
-enum status jobs_put_pack(struct jobs *jobs, int64_t id, int64_t attempt, struct span pack, struct error *err) MUST_CHECK;
+enum status jobs_put_pack(struct jobs *jobs, int64_t id, int64_t attempt, struct span pack,
+                          struct error *err) MUST_CHECK;
 enum status jobs_get_pack(struct jobs *jobs, int64_t id, struct span *pack, struct error *err) MUST_CHECK;
 
 /* --- Streams: numbered messages of a job (EVIDENCE, TOKENS, CITATION, FINAL), seq from 0 without gaps ---- */

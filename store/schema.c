@@ -64,7 +64,8 @@ static const char corpus_2[] =
     "  INSERT INTO summaries_fts(summaries_fts, rowid, title, body) VALUES('delete', old.id, old.title, old.body);\n"
     "END;\n";
 
-/* jobs.db. `boot` is the kernel's boot id at the claim, with a '+' once the attempt was long; `progress` the length of the stream at that time. */
+/* jobs.db. `boot` is the kernel's boot id at the claim, with a '+' once the attempt was long; `progress` the length of
+ * the stream at that time. */
 static const char jobs_1[] =
     "CREATE TABLE jobs(id INTEGER PRIMARY KEY AUTOINCREMENT, kind INTEGER NOT NULL, class INTEGER NOT NULL,\n"
     "  state INTEGER NOT NULL, principal TEXT NOT NULL, key TEXT NOT NULL, attempt INTEGER NOT NULL,\n"

@@ -1,4 +1,5 @@
-/* dsactl.h: the commands: of the store in store_commands.c and upkeep_commands.c, of the daemon in daemon_commands.c. */
+/* dsactl.h: the commands: of the store in store_commands.c and upkeep_commands.c, of the daemon in
+ * daemon_commands.c. */
 #ifndef CLIENTS_DSACTL_H
 #define CLIENTS_DSACTL_H
 

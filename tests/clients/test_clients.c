@@ -248,8 +248,9 @@ TEST(a_forgotten_document_is_gone_from_every_file)
     fixture_store(&f, true);
     f.model = fixture_model();
     fixture_start(&f);
-    CHECK_EQ_INT(fixture_run((const char *[]){QUERY_PATH, "--store", f.store, "How fast does the peregrine falcon dive?",
-                                              NULL}, output, sizeof output), 0);
+    CHECK_EQ_INT(fixture_run((const char *[]){QUERY_PATH, "--store", f.store,
+                                              "How fast does the peregrine falcon dive?", NULL}, output,
+                             sizeof output), 0);
     CHECK_EQ_INT(fixture_run((const char *[]){QUERY_PATH, "--store", f.store, "What is granite?", NULL}, output,
                              sizeof output), 0);
     /* The daemon's memory holds the words too. */
