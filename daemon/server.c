@@ -154,9 +154,9 @@ static size_t say_bye(struct server *server)
     return parting;
 }
 
-/* When a connection ends, a client with ZMQ_IMMEDIATE loses what it has received and not read. So the connection
- * stays until each client has answered BYE, which comes after all that was sent before; is gone; or has had its
- * time. */
+/* The end of a connection may take what was received and not read: from a client with ZMQ_IMMEDIATE, or by a reset of
+ * tcp. So the connection stays until each client has answered BYE, which comes after all that was sent before; is gone;
+ * or has had its time. */
 static void farewell(struct server *server)
 {
     int64_t until = clock_monotonic_ns() + server->config->farewell_ms * INT64_C(1000000);

@@ -158,6 +158,10 @@ int tool_ask(const struct tool *tool, struct dsa_client *client, int type, const
             tool_error(tool, "%s", dsa_error(client));
             return TOOL_INTERNAL;
         }
+        if (type == 'D' && (*event)->type == DSA_EVENT_DISCONNECTED) {
+            tool_error(tool, "the daemon ended before it answered"); /* its successor is not to hear of it */
+            return TOOL_UNAVAILABLE;
+        }
         if ((*event)->request != request)
             continue;
         if ((*event)->type == DSA_EVENT_REPLY)

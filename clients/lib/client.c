@@ -238,8 +238,9 @@ static void on_up(struct dsa_client *client)
         request_send(client, client->requests.items[i]);
 }
 
-static void on_down(struct dsa_client *client)
+static void start_over(struct dsa_client *client)
 {
+    link_reconnect(client);
     for (size_t i = 0; i < client->requests.count; i++)
         client->requests.items[i]->sent = client->requests.items[i]->cancel_sent = false;
 }
@@ -302,8 +303,7 @@ static void check_silence(struct dsa_client *client, int64_t now)
     if (!link->up)
         return;
     if (silent_ms >= client->dead_ms) {
-        link_reconnect(client);
-        on_down(client);
+        start_over(client);
         return;
     }
     /* Also while tokens flow in: the daemon wants a sign of life from a client that only reads. */
@@ -344,21 +344,21 @@ DSA_EXPORT int dsa_next_event(struct dsa_client *client, int timeout_ms, const s
         int left;
 
         take_cancels(client);
-        switch (link_watch(client)) {
-        case LINK_UP:
+        if (link_watch(client) == LINK_UP) {
             on_up(client);
             connection_event(client, DSA_EVENT_CONNECTED);
             return DSA_OK;
-        case LINK_DOWN:
-            on_down(client);
-            connection_event(client, DSA_EVENT_DISCONNECTED);
-            return DSA_OK;
-        case LINK_SAME:
-            break;
         }
         while (link_receive(client, &message))
             if (deliver(client, &message))
                 return DSA_OK;
+        if (client->link.ended) {
+            start_over(client);
+            connection_event(client, DSA_EVENT_DISCONNECTED);
+            return DSA_OK;
+        }
+        if (!client->link.socket)
+            link_reconnect(client);
         if (!client->link.socket)
             return DSA_ERROR;
         now = clock_monotonic_ns();

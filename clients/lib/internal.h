@@ -5,8 +5,9 @@
  *   link.c     the DEALER socket, its monitor, the timer: bytes in and out, up and down
  *   event.c    one received message → one struct dsa_event
  *
- * libzmq 4.3.4 rules kept here: no ZMTP heartbeat on this side (a slow reader with one aborts its process),
- * ZMQ_IMMEDIATE, no high-water mark on receiving (credits bound it), sends never block. */
+ * libzmq 4.3.4 rules kept here: no ZMTP heartbeat on this side (a slow reader with one aborts its process), no
+ * ZMQ_IMMEDIATE (the end of a daemon may abort it: link.c), no high-water mark on receiving (credits bound it), sends
+ * never block. */
 #ifndef CLIENTS_LIB_INTERNAL_H
 #define CLIENTS_LIB_INTERNAL_H
 
@@ -47,6 +48,7 @@ struct link {
     void *context, *socket, *monitor;
     int epoll_fd, timer_fd, wake_fd;
     bool up;              /* handshake done */
+    bool ended;           /* the connection is gone: what it brought is to be read, then the socket goes */
     int64_t last_heard_ns, last_ping_ns;
     int64_t asked_ns;     /* the first PING that nothing has followed; 0: none */
 };
@@ -81,7 +83,6 @@ struct dsa_client {
     struct request *event_request; /* to be credited or freed when the next event is asked for */
     int64_t event_cost;
     bool event_ends;
-    bool was_up;
 };
 
 /* request.c */
@@ -97,15 +98,15 @@ void request_cancel(struct dsa_client *client, struct request *request);
 /* link.c */
 int link_open(struct dsa_client *client);
 void link_close(struct dsa_client *client);
-void link_reconnect(struct dsa_client *client);
+void link_reconnect(struct dsa_client *client); /* a new socket; what was queued in the old one is forgotten */
 /* False when the message could not be queued (not connected); it is sent again after the handshake. */
 bool link_send(struct dsa_client *client, int type, const unsigned char *id, const char *header, const char *body,
                size_t body_len);
 /* Receives one message without waiting; true with *message filled (borrowed until the next call). Messages
  * that do not decode are dropped: the daemon's, not ours. */
 bool link_receive(struct dsa_client *client, struct wire_message *message);
-enum link_change { LINK_SAME, LINK_UP, LINK_DOWN };
-enum link_change link_watch(struct dsa_client *client); /* drains the monitor: the next change */
+enum link_change { LINK_SAME, LINK_UP };
+enum link_change link_watch(struct dsa_client *client); /* drains the monitor; also sets link.ended */
 /* Waits for anything; timeout_ms as poll(). */
 void link_wait(struct dsa_client *client, int timeout_ms);
 void link_arm(struct dsa_client *client, int64_t at_ns);

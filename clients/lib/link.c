@@ -1,5 +1,16 @@
 /* link.c: the DEALER socket, the monitor that says when the handshake is done, and one epoll descriptor that
- * is readable when there is something to do. */
+ * is readable when there is something to do.
+ *
+ * One socket for one connection. When it ends, what it brought is read to the last message, and then the socket goes,
+ * with all that was queued in it, and a new one connects. ZMQ_IMMEDIATE would keep messages for an absent daemon from
+ * being queued as well, but libzmq 4.3 then takes the pipe from under its reader: session_base.cpp, reconnect() sends
+ * a hiccup, socket_base.cpp, hiccuped() ends the pipe with what is unread in it, and fq.cpp aborts the process (!_more)
+ * if that comes between two frames of a message. On the way out, lb.cpp swallows the message after the one that was
+ * cut. Without the option the pipe outlives the connection and has whole messages only.
+ *
+ * libzmq connects anew by itself before this side has seen the end. What was queued in those moments reaches the next
+ * daemon from a connection that is closed soon after; each message bears that: a SUBMIT has a key, an ATTACH is
+ * repeated, a CREDIT without its stream and a second CANCEL do nothing. */
 #include "clients/lib/internal.h"
 
 #include <errno.h>
@@ -18,7 +29,7 @@ enum {
     HANDSHAKE_MS = 5000,
     RECONNECT_MS = 50,
     RECONNECT_MAX_MS = 2000,
-    LINGER_MS = 500 /* lets a last CANCEL leave; only messages of a live connection are ever queued */
+    LINGER_MS = 500 /* lets a last CANCEL leave */
 };
 
 static int set_int(void *socket, int option, int value)
@@ -57,9 +68,8 @@ static int open_socket(struct dsa_client *client)
     link->socket = zmq_socket(link->context, ZMQ_DEALER);
     if (!link->socket)
         return fail(client, "no socket for");
-    if (set_int(link->socket, ZMQ_IMMEDIATE, 1) || set_int(link->socket, ZMQ_SNDHWM, SEND_HWM) ||
-        set_int(link->socket, ZMQ_RCVHWM, 0) || set_int(link->socket, ZMQ_LINGER, LINGER_MS) ||
-        set_int(link->socket, ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS) ||
+    if (set_int(link->socket, ZMQ_SNDHWM, SEND_HWM) || set_int(link->socket, ZMQ_RCVHWM, 0) ||
+        set_int(link->socket, ZMQ_LINGER, 0) || set_int(link->socket, ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS) ||
         set_int(link->socket, ZMQ_RECONNECT_IVL, RECONNECT_MS) ||
         set_int(link->socket, ZMQ_RECONNECT_IVL_MAX, RECONNECT_MAX_MS) ||
         zmq_setsockopt(link->socket, ZMQ_MAXMSGSIZE, &max_message, sizeof max_message))
@@ -79,7 +89,6 @@ static int open_socket(struct dsa_client *client)
         return fail(client, "can't connect to");
     if (watch_fd(client, zmq_fd(link->socket)) || watch_fd(client, zmq_fd(link->monitor)))
         return fail(client, "can't watch");
-    link->up = false;
     link->last_heard_ns = link->last_ping_ns = clock_monotonic_ns();
     return DSA_OK;
 }
@@ -93,7 +102,8 @@ static void close_socket(struct link *link)
     if (link->socket)
         (void)zmq_close(link->socket);
     link->socket = link->monitor = NULL;
-    link->up = false;
+    link->up = link->ended = false;
+    link->asked_ns = 0;
 }
 
 int link_open(struct dsa_client *client)
@@ -117,6 +127,9 @@ void link_close(struct dsa_client *client)
 {
     struct link *link = &client->link;
 
+    /* What waits for a daemon that is not there waits for nobody. */
+    if (link->socket && link->up)
+        (void)set_int(link->socket, ZMQ_LINGER, LINGER_MS);
     close_socket(link);
     for (size_t i = 0; i < client->received.count; i++)
         (void)zmq_msg_close(&client->received.parts[i]);
@@ -135,7 +148,8 @@ void link_reconnect(struct dsa_client *client)
 {
     /* Closing the sockets takes their descriptors out of the epoll set. */
     close_socket(&client->link);
-    (void)open_socket(client);
+    if (open_socket(client))
+        close_socket(&client->link); /* out of descriptors: tried again when the next event is asked for */
 }
 
 bool link_send(struct dsa_client *client, int type, const unsigned char *id, const char *header, const char *body,
@@ -158,23 +172,16 @@ bool link_send(struct dsa_client *client, int type, const unsigned char *id, con
     return true;
 }
 
-/*
- * Receives one whole message into client->received; extra frames are read and dropped.
- *
- * With ZMQ_IMMEDIATE the end of a connection takes its unread messages back, and libzmq 4.3 ends the process
- * (fq.cpp: !_more) when it learns of that between two frames, which it does at every hundredth frame. Asking for
- * ZMQ_EVENTS lets it learn of it before the first frame; what is left is an end within the microseconds of one message.
- */
+/* Receives one whole message into client->received; extra frames are read and dropped. */
 static bool receive_parts(struct dsa_client *client)
 {
     zmq_msg_t *parts = client->received.parts;
-    size_t count = 0, size = sizeof(int);
-    int more = 1, events;
+    size_t count = 0;
+    int more = 1;
 
     for (size_t i = 0; i < client->received.count; i++)
         (void)zmq_msg_close(&parts[i]);
     client->received.count = 0;
-    (void)zmq_getsockopt(client->link.socket, ZMQ_EVENTS, &events, &size);
     while (more) {
         zmq_msg_t extra, *part = count < WIRE_FRAMES ? &parts[count] : &extra;
 
@@ -213,7 +220,7 @@ enum link_change link_watch(struct dsa_client *client)
 {
     struct link *link = &client->link;
 
-    while (link->monitor) {
+    while (link->monitor && !link->ended) {
         unsigned char event[6] = {0};
         char address[256];
         uint16_t kind;
@@ -227,12 +234,11 @@ enum link_change link_watch(struct dsa_client *client)
         if (kind == ZMQ_EVENT_HANDSHAKE_SUCCEEDED) {
             link->up = true;
             link->last_heard_ns = clock_monotonic_ns();
-            link->asked_ns = 0;
             return LINK_UP;
         }
         if (kind == ZMQ_EVENT_DISCONNECTED && link->up) {
             link->up = false;
-            return LINK_DOWN;
+            link->ended = true;
         }
     }
     return LINK_SAME;

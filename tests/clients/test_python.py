@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "clients", "python", "src"))
@@ -171,8 +172,97 @@ def test_closing_a_generator_cancels(daemon):
         assert client.jobs(after=job - 1)[0]["state"] == "cancelled"
 
 
+class Peer:
+    """A ROUTER that answers every request but PING with its type, and can be ended between two frames of an answer."""
+
+    def __init__(self, directory):
+        self.endpoint, self.heard = f"ipc://{directory}/peer.sock", []
+        self.start()
+
+    def start(self):
+        self._stop, bound = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(self._stop, bound))
+        self._thread.start()
+        assert bound.wait(10)
+
+    def end(self):
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self, stop, bound):
+        with zmq.Context() as context, context.socket(zmq.ROUTER) as router:
+            router.linger = 0
+            router.bind(self.endpoint)
+            bound.set()
+            while not stop.is_set():
+                if not router.poll(5):
+                    continue
+                routing, magic, type_, id_, *_ = router.recv_multipart()
+                if type_ != b"P":
+                    self.heard.append(type_)
+                    router.send_multipart([routing, magic, b"q", id_, b"{}", b"[]"])
+
+
+def cut_at(frame, peer, monkey):
+    """After that many frames that a client's socket received, the peer ends, and libzmq looks for news, as it does by
+    itself at every hundredth."""
+    left = [frame]
+
+    def recv(socket, *args, **kwargs):
+        part = monkey(socket, *args, **kwargs)
+        if socket.getsockopt(zmq.TYPE) == zmq.DEALER:
+            left[0] -= 1
+            if left[0] == 0:
+                peer.end()
+                time.sleep(0.06)
+                socket.getsockopt(zmq.EVENTS)
+        return part
+
+    zmq.Socket.recv = recv
+
+
+def test_an_end_between_frames(daemon):
+    plain = zmq.Socket.recv
+    directory = os.path.dirname(daemon.store)
+
+    async def ask_async(peer):
+        async with dsa.AsyncClient(peer.endpoint) as client:
+            assert await client.status() == {}
+            peer.start()
+            assert await client.status() == {}
+
+    def ask(peer):
+        with dsa.Client(peer.endpoint) as client:
+            assert client.status() == {}
+            peer.start()
+            assert client.status() == {}
+
+    for frame in range(1, 6):
+        for run in ask, lambda peer: asyncio.run(ask_async(peer)):
+            peer = Peer(directory)
+            cut_at(frame, peer, plain)
+            try:
+                run(peer)
+            finally:
+                zmq.Socket.recv = plain
+                peer.end()
+            assert peer.heard == [b"Q", b"Q"], peer.heard
+
+
+def test_nothing_is_queued_for_an_absent_daemon(daemon):
+    peer = Peer(os.path.dirname(daemon.store))
+    peer.end()
+    with dsa.Client(peer.endpoint) as client:
+        threading.Timer(1.5, peer.start).start()  # three PINGs later
+        assert client.status() == {}
+        peer.end()
+        begun = time.monotonic()
+    assert time.monotonic() - begun < 3, "an absent daemon held up the end"
+    assert peer.heard == [b"Q"], peer.heard
+
+
 def main():
-    plain = [test_sync, test_errors, test_async, test_a_summary_cites_its_pages]
+    plain = [test_an_end_between_frames, test_nothing_is_queued_for_an_absent_daemon, test_sync, test_errors, test_async, test_a_summary_cites_its_pages]
     with_model = [test_resume_after_kill, test_async_resume_after_kill, test_closing_a_generator_cancels]
     failed = 0
     for number, test in enumerate(plain + with_model, 1):

@@ -11,7 +11,8 @@ import zmq
 import zmq.asyncio
 
 from . import events
-from .session import PING_S, WINDOW, Item, Request, Session, configure, endpoint_of
+from .link import Link, endpoint_of
+from .session import PING_S, WINDOW, Item, Request, Session
 
 
 class AsyncClient:
@@ -20,8 +21,7 @@ class AsyncClient:
         address, known_key = endpoint_of(endpoint, store)
         self._session = Session(window)
         self._context = zmq.asyncio.Context()
-        self._socket = self._context.socket(zmq.DEALER)
-        configure(self._socket, address, server_key or known_key, secret_key)
+        self._link = Link(self._context, address, server_key or known_key, secret_key)
         self._arrived: Dict[bytes, asyncio.Event] = {}
         self._reader: Optional["asyncio.Task[None]"] = None
         self._failure: Optional[BaseException] = None
@@ -46,7 +46,7 @@ class AsyncClient:
             self._reader.cancel()
             await asyncio.gather(self._reader, return_exceptions=True)
         await self._flush()
-        self._socket.close()
+        self._link.close()
         self._context.term()
 
     def ask(self, question: Union[str, bytes], **options: Any) -> AsyncIterator[events.Event]:
@@ -109,24 +109,31 @@ class AsyncClient:
 
     async def _read(self) -> None:
         while True:
+            await self._watch()
             self._session.tick(time.monotonic())
             await self._flush()
-            if not await self._socket.poll(int(PING_S * 1000 / 2)):
-                continue
-            # What poll() saw may be gone: the rest of a message that a broken connection took back. Waiting for the
-            # next one here would stop the signs of life, and with them the resuming.
-            try:
-                frames = await self._socket.recv_multipart(zmq.DONTWAIT)
-            except zmq.Again:
-                continue
-            request = self._session.receive(frames)
-            if request is not None and request.id in self._arrived:
-                self._arrived[request.id].set()
+            poller = zmq.asyncio.Poller()
+            poller.register(self._link.socket, zmq.POLLIN)
+            if not self._link.ended:
+                poller.register(self._link.monitor, zmq.POLLIN)
+            if self._link.socket in dict(await poller.poll(0 if self._link.ended else int(PING_S * 1000 / 2))):
+                request = self._session.receive(await self._link.socket.recv_multipart(zmq.DONTWAIT))
+                if request is not None and request.id in self._arrived:
+                    self._arrived[request.id].set()
+            elif self._link.ended:
+                self._link.renew()
+
+    async def _watch(self) -> None:
+        while not self._link.ended and await self._link.monitor.poll(0):
+            if self._link.note(await self._link.monitor.recv_multipart(zmq.DONTWAIT)):
+                self._session.connected()
 
     async def _flush(self) -> None:
         while self._session.outgoing:
             frames = self._session.outgoing.popleft()
             try:
-                await self._socket.send_multipart(frames, zmq.DONTWAIT)
+                if not self._link.up:
+                    raise zmq.Again
+                await self._link.socket.send_multipart(frames, zmq.DONTWAIT)
             except zmq.Again:
                 self._session.unsent(frames)

@@ -9,7 +9,8 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple, Union
 import zmq
 
 from . import events
-from .session import PING_S, WINDOW, Request, Session, configure, endpoint_of
+from .link import Link, endpoint_of
+from .session import PING_S, WINDOW, Request, Session
 
 
 class Client:
@@ -18,8 +19,7 @@ class Client:
         address, known_key = endpoint_of(endpoint, store)
         self._session = Session(window)
         self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.DEALER)
-        configure(self._socket, address, server_key or known_key, secret_key)
+        self._link = Link(self._context, address, server_key or known_key, secret_key)
 
     def __enter__(self) -> "Client":
         return self
@@ -29,7 +29,7 @@ class Client:
 
     def close(self) -> None:
         self._flush()
-        self._socket.close()
+        self._link.close()
         self._context.term()
 
     def ask(self, question: Union[str, bytes], **options: Any) -> Iterator[events.Event]:
@@ -83,18 +83,29 @@ class Client:
                 self._flush()
 
     def _turn(self) -> None:
+        self._watch()
         self._session.tick(time.monotonic())
         self._flush()
-        if self._socket.poll(int(PING_S * 1000 / 2)):
-            try:
-                self._session.receive(self._socket.recv_multipart(zmq.DONTWAIT))
-            except zmq.Again:  # the rest of a message that a broken connection took back
-                pass
+        poller = zmq.Poller()
+        poller.register(self._link.socket, zmq.POLLIN)
+        if not self._link.ended:
+            poller.register(self._link.monitor, zmq.POLLIN)
+        if self._link.socket in dict(poller.poll(0 if self._link.ended else int(PING_S * 1000 / 2))):
+            self._session.receive(self._link.socket.recv_multipart(zmq.DONTWAIT))
+        elif self._link.ended:
+            self._link.renew()
+
+    def _watch(self) -> None:
+        while not self._link.ended and self._link.monitor.poll(0):
+            if self._link.note(self._link.monitor.recv_multipart(zmq.DONTWAIT)):
+                self._session.connected()
 
     def _flush(self) -> None:
         while self._session.outgoing:
             frames = self._session.outgoing.popleft()
             try:
-                self._socket.send_multipart(frames, zmq.DONTWAIT)
+                if not self._link.up:
+                    raise zmq.Again
+                self._link.socket.send_multipart(frames, zmq.DONTWAIT)
             except zmq.Again:
                 self._session.unsent(frames)

@@ -1,6 +1,7 @@
 """The protocol without sockets: what was asked, what still has to come, what must be said again after a break.
 
-Both clients drive one Session: they give it what arrives, send what lies in `outgoing`, and call tick() now and then.
+Both clients drive one Session: they give it what arrives, send what lies in `outgoing`, call connected() when there is
+a new connection, and tick() now and then.
 """
 
 from __future__ import annotations
@@ -46,7 +47,6 @@ class Session:
         self.window = window
         self.requests: Dict[bytes, Request] = {}
         self.outgoing: Deque[Frames] = deque()
-        self.boot: Optional[str] = None
         self.pinged_at = 0.0
 
     # Asking
@@ -141,16 +141,18 @@ class Session:
 
     def _on_pong(self, header: Dict[str, Any]) -> None:
         open_streams = sum(r.stream and r.accepted for r in self.requests.values())
-        if self.boot is not None and header.get("boot") != self.boot:
-            for request in list(self.requests.values()):
-                self._send(request)
-        elif header.get("streams", 0) < open_streams:
+        if header.get("streams", 0) < open_streams:  # it took us for dead
             for request in list(self.requests.values()):
                 if request.accepted:
                     self._send(request)
-        self.boot = header.get("boot")
 
-    # Time
+    # Connections and time
+
+    def connected(self) -> None:
+        """A new connection: everything that has not ended is said again, or taken up where it stands."""
+        self.pinged_at = -PING_S
+        for request in list(self.requests.values()):
+            self._send(request)
 
     def tick(self, now: float) -> None:
         if now - self.pinged_at >= PING_S:
@@ -161,10 +163,9 @@ class Session:
                 self._send(request)
 
     def unsent(self, frames: Frames) -> None:
-        """The socket had no connection to take it: requests are sent again later, the rest is said anew anyway."""
+        """There was no connection to take it: connected() makes requests true again, the rest is said anew anyway."""
         request = self.requests.get(frames[2])
         if request is not None:
-            request.sent_at = time.monotonic() - RESEND_S + PING_S / 2
             request.resuming = False
 
     # Sending
@@ -190,31 +191,3 @@ class Session:
 def _error(header: Dict[str, Any]) -> events.Error:
     return events.Error(header.get("code", "internal"), header.get("message", ""), header.get("retryable") is True)
 
-
-def endpoint_of(endpoint: Optional[str], store: Optional[str]) -> Tuple[str, Optional[bytes]]:
-    """The address, and for tcp the daemon's public key, as STORE/run/endpoint says."""
-    if endpoint:
-        return endpoint, None
-    if not store:
-        return "ipc:///run/dsad/dsad.sock", None
-    with open(os.path.join(os.path.expanduser(store), "run", "endpoint"), encoding="utf-8") as note:
-        lines = note.read().split("\n")
-    return lines[0], lines[1].encode() if len(lines) > 1 and lines[1] else None
-
-
-def configure(socket: Any, endpoint: str, server_key: Optional[bytes], secret_key: Optional[bytes]) -> None:
-    """Socket options. Never a ZMTP heartbeat: with libzmq 4.3.4 a slow reader that has one aborts its process."""
-    import zmq
-
-    socket.setsockopt(zmq.IMMEDIATE, 1)
-    socket.setsockopt(zmq.RCVHWM, 0)
-    socket.setsockopt(zmq.LINGER, 500)
-    socket.setsockopt(zmq.RECONNECT_IVL, 50)
-    socket.setsockopt(zmq.RECONNECT_IVL_MAX, 2000)
-    if server_key:
-        if not secret_key:
-            raise ValueError("the daemon asks for a key: give secret_key")
-        socket.curve_serverkey = server_key
-        socket.curve_secretkey = secret_key
-        socket.curve_publickey = zmq.curve_public(secret_key)
-    socket.connect(endpoint)
