@@ -56,7 +56,11 @@ static enum status trace_scores(struct pass *p, int layer, const struct ops_inde
 
     if (!p->trace)
         return STATUS_OK;
-    s = ops_alloc(ops, (size_t)(T * S) * sizeof(float), &memory);
+    s = pass_trace(p, "index_q", layer, &p->index_q, false);
+    if (!s)
+        s = pass_trace(p, "index_w", layer, &p->index_w, false);
+    if (!s)
+        s = ops_alloc(ops, (size_t)(T * S) * sizeof(float), &memory);
     if (s)
         return s;
     score = tensor_2d(DTYPE_F32, memory, T, S);

@@ -72,7 +72,8 @@ void model_close(struct model *model); /* half-built allowed */
 /* --- One forward pass ------------------------------------------------------------------------------------------ */
 
 /* What tests and dsa-logits --dump watch and replace. Both may be NULL. Names are those of tools/dsa-reference.py:
- * "hidden" F32 [T, D] and "scores" F32 [T, S], "selected" I32 [T, k], "experts" I32 [T, k], "weights" F32 [T, k].*/
+ * "hidden" F32 [T, D] and "scores" F32 [T, S], "selected" I32 [T, k], "experts" I32 [T, k], "weights" F32 [T, k].
+ * Before the scores "index_q" F32 [T, Hi, Di] and "index_w" F32 [T, Hi], for the size of their errors. */
 struct forward_trace {
     void *context;
     /* Shows a host copy of a result; borrowed for the call. */
