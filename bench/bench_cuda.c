@@ -410,26 +410,39 @@ static enum status run_linear(struct ops *ops, void *context)
     return ops_linear(ops, context);
 }
 
-static void bench_linear(struct cuda_bench *bench, int64_t T, int64_t N, int64_t K)
+/* heads 0: 2-D; else a product per head, of columns that lie beside each other. */
+static void bench_linear(struct cuda_bench *bench, enum dtype dtype, int64_t T, int64_t heads, int64_t N, int64_t K)
 {
     struct ops_linear_args args = {0};
+    const char *type = dtype == DTYPE_F8E4M3 ? "FP8" : dtype == DTYPE_BF16 ? "BF16" : "F32";
+    double H = heads ? (double)heads : 1, bytes = H * (double)(N * K * (int64_t)dtype_bytes(dtype));
     struct ops_weight *weight;
     struct tensor x, y;
-    char name[80];
+    char name[80], of_heads[32] = "";
     double us, theirs;
 
-    (void)snprintf(name, sizeof name, "linear FP8 T=%lld %lld x %lld", (long long)T, (long long)N, (long long)K);
+    if (heads)
+        (void)snprintf(of_heads, sizeof of_heads, " H=%lld", (long long)heads);
+    (void)snprintf(name, sizeof name, "linear %s T=%lld%s %lld x %lld", type, (long long)T, of_heads, (long long)N,
+                   (long long)K);
     if (!bench_wants(bench, name))
         return;
-    weight = bench_weight(bench, DTYPE_F8E4M3, 0, N, K);
-    x = NORMAL(bench, 1.0, T, K);
-    y = NORMAL(bench, 0.0, T, N);
+    weight = bench_weight(bench, dtype, heads, N, K);
+    x = heads ? NORMAL(bench, 1.0, T, heads, K) : NORMAL(bench, 1.0, T, K);
+    y = heads ? NORMAL(bench, 0.0, T, heads, N) : NORMAL(bench, 0.0, T, N);
     args.x = &x;
     args.w = weight;
     args.y = &y;
     us = bench_time_us(bench, run_linear, &args);
-    bench_line(bench, name, us, 2.0 * (double)(T * N * K), bench->limits.fp8_tflops, (double)(N * K));
-    theirs = T % 4 == 0 ? cuda_limits_fp8_product_us(T, N, K) : 0;
+    /* Per head, rows and outputs in F32 are many times the weights. */
+    if (heads)
+        bytes += H * 4.0 * (double)(T * (N + K));
+    bench_line(bench, name, us, 2.0 * H * (double)(T * N * K),
+               dtype == DTYPE_F8E4M3 ? bench->limits.fp8_tflops
+               : dtype == DTYPE_BF16 ? bench->limits.bf16_tflops
+                                     : 0,
+               bytes);
+    theirs = dtype == DTYPE_F8E4M3 && T % 4 == 0 ? cuda_limits_fp8_product_us(T, N, K) : 0;
     if (theirs > 0)
         printf("  cuBLASLt without quantisation, BF16 out %10.1f us\n", theirs);
     ops_weight_destroy(bench->ops, weight);
@@ -439,6 +452,7 @@ static void bench_linear(struct cuda_bench *bench, int64_t T, int64_t N, int64_t
 static void all_cases(struct cuda_bench *bench)
 {
     static const int batches[] = {1, 8, 64, 128};
+    static const int64_t rows[] = {1, 8, 64, 4096};
     static const int64_t shapes[][2] = {{1536, 7168}, {576, 7168},  {24576, 1536}, {7168, 16384},
                                         {2048, 7168}, {7168, 2048}, {18432, 7168}};
 
@@ -459,11 +473,14 @@ static void all_cases(struct cuda_bench *bench)
     bench_topk(bench, 64, KEYS, 2048);
     bench_topk(bench, 1024, KEYS, 2048);
     bench_topk(bench, 64, 1 << 20, 2048);
-    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
-        bench_linear(bench, 1, shapes[i][0], shapes[i][1]);
-        bench_linear(bench, 8, shapes[i][0], shapes[i][1]);
-        bench_linear(bench, 64, shapes[i][0], shapes[i][1]);
-        bench_linear(bench, 4096, shapes[i][0], shapes[i][1]);
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+        for (size_t r = 0; r < sizeof rows / sizeof *rows; r++)
+            bench_linear(bench, DTYPE_F8E4M3, rows[r], 0, shapes[i][0], shapes[i][1]);
+    for (size_t r = 0; r < sizeof rows / sizeof *rows; r++) {
+        bench_linear(bench, DTYPE_F32, rows[r], 0, 256, 7168); /* the router */
+        bench_linear(bench, DTYPE_F32, rows[r], 0, 64, 7168);  /* the indexer's weights of heads */
+        bench_linear(bench, DTYPE_BF16, rows[r], 128, 512, 128);
+        bench_linear(bench, DTYPE_BF16, rows[r], 128, 128, 512);
     }
 }
 

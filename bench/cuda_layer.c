@@ -2,8 +2,9 @@
  * prefill of 128K positions in chunks of 4096, then decode steps of 1, 8 and 64 sequences at 128K.
  *
  * Prefill's floor is facts' 225 ms (FP8 at 1979 TFLOPS, BF16 at 989): indexer 71, logits through memory 14, attention
- * 76, linears 78, less overlap. Decode's is the bytes of weights, index keys and records over the copy rate. Parts are
- * timed with a wait after each, in prefill alone. */
+ * 76, linears 78, less overlap. Decode's is the bytes of weights, index keys and records over the copy rate. Prefill's
+ * parts are timed with a wait after each op; a decode step's, where a wait would cost more than an op, as a graph of
+ * that part's ops alone. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,8 +31,19 @@ enum {
 };
 static const double floor_ms = 225;
 
-enum part { PART_LINEAR, PART_ROWS, PART_INDEXER, PART_ATTENTION, PART_MOE, PART_COUNT };
-static const char *const part_names[] = {"linears", "rows and caches", "indexer + top-k", "attention", "experts"};
+enum part {
+    PART_FP8,
+    PART_HEADS,
+    PART_F32,
+    PART_ROWS,
+    PART_INDEXER,
+    PART_ATTENTION,
+    PART_ROUTER,
+    PART_MOE,
+    PART_COUNT
+};
+static const char *const part_names[] = {"products, FP8",   "products, BF16", "products, F32", "rows and caches",
+                                         "indexer + top-k", "attention",      "router",        "experts"};
 
 struct layer {
     struct cuda_bench *bench;
@@ -43,12 +55,14 @@ struct layer {
     struct tensor selected, gate, up, logits, experts, weights;
     struct bench_cache cache;
     struct tensor position;
-    bool by_parts;
+    bool by_parts;  /* wait after each op */
+    enum part only; /* PART_COUNT: all; others' results stay as they were */
     double us[PART_COUNT], since;
 };
 
-static void mark(struct layer *l, enum part part)
+static void done(struct layer *l, enum part part, enum status status)
 {
+    bench_check(l->bench, status, part_names[part]);
     if (!l->by_parts)
         return;
     bench_check(l->bench, ops_sync(l->ops), part_names[part]);
@@ -56,20 +70,28 @@ static void mark(struct layer *l, enum part part)
     l->since = bench_now_us();
 }
 
-static void linear(struct layer *l, const struct tensor *x, const struct ops_weight *w, struct tensor *y)
+/* One op of a part, where that is wanted. */
+#define OP(layer, part, call)                                       \
+    do {                                                            \
+        if ((layer)->only == PART_COUNT || (layer)->only == (part)) \
+            done((layer), (part), (call));                          \
+    } while (0)
+
+static void linear(struct layer *l, enum part part, const struct tensor *x, const struct ops_weight *w,
+                   struct tensor *y)
 {
-    bench_check(l->bench, ops_linear(l->ops, &(struct ops_linear_args){.x = x, .w = w, .y = y}), "linear");
+    OP(l, part, ops_linear(l->ops, &(struct ops_linear_args){.x = x, .w = w, .y = y}));
 }
 
 static void rmsnorm(struct layer *l, struct tensor *x, const struct tensor *residual, const struct tensor *weight,
                     struct tensor *y)
 {
-    bench_check(l->bench, ops_rmsnorm(l->ops, &(struct ops_rmsnorm_args){x, residual, weight, 1e-6f, y}), "rmsnorm");
+    OP(l, PART_ROWS, ops_rmsnorm(l->ops, &(struct ops_rmsnorm_args){x, residual, weight, 1e-6f, y}));
 }
 
 static void rope(struct layer *l, struct tensor x, const struct tensor *position, enum rope_style style)
 {
-    bench_check(l->bench, ops_rope(l->ops, &(struct ops_rope_args){&x, &l->rope, position, style}), "rope");
+    OP(l, PART_ROWS, ops_rope(l->ops, &(struct ops_rope_args){&x, &l->rope, position, style}));
 }
 
 static struct tensor one_head(struct tensor rows)
@@ -101,35 +123,26 @@ static void index_part(struct layer *l, struct pass *p)
 {
     struct tensor q = flat(&p->index_q), all = by_head(&p->index_q);
     struct ops_indexer_args args = {&p->index_q, &p->index_w, &p->rows, l->cache.shape, &l->cache.index};
+    struct ops_layernorm_args norm = {&p->index_k, &l->index_norm, &l->index_bias, 1e-6f, &p->index_k};
+    struct ops_index_write_args write = {&p->index_k, &p->rows, l->cache.shape, &l->cache.index};
 
-    linear(l, &p->normed, l->index_k, &p->index_k);
-    mark(l, PART_LINEAR);
-    bench_check(l->bench,
-                ops_layernorm(l->ops, &(struct ops_layernorm_args){&p->index_k, &l->index_norm, &l->index_bias, 1e-6f,
-                                                                   &p->index_k}),
-                "layernorm");
+    linear(l, PART_FP8, &p->normed, l->index_k, &p->index_k);
+    OP(l, PART_ROWS, ops_layernorm(l->ops, &norm));
     rope(l,
          tensor_columns(
              &(struct tensor){
                  DTYPE_F32, 3, {p->index_k.dims[0], 1, INDEX_DIM}, {INDEX_DIM, INDEX_DIM, 1}, p->index_k.data},
              0, ROPE),
          &p->position, ROPE_HALF_SPLIT);
-    bench_check(l->bench, ops_hadamard(l->ops, &p->index_k), "hadamard");
-    bench_check(
-        l->bench,
-        ops_index_write(l->ops, &(struct ops_index_write_args){&p->index_k, &p->rows, l->cache.shape, &l->cache.index}),
-        "index write");
-    mark(l, PART_ROWS);
+    OP(l, PART_ROWS, ops_hadamard(l->ops, &p->index_k));
+    OP(l, PART_ROWS, ops_index_write(l->ops, &write));
     if (p->rows.visible_max <= TOP_K)
         return;
-    linear(l, &p->qr, l->index_q, &q);
-    linear(l, &p->normed, l->index_w, &p->index_w);
-    mark(l, PART_LINEAR);
+    linear(l, PART_FP8, &p->qr, l->index_q, &q);
+    linear(l, PART_F32, &p->normed, l->index_w, &p->index_w);
     rope(l, tensor_columns(&p->index_q, 0, ROPE), &p->position, ROPE_HALF_SPLIT);
-    bench_check(l->bench, ops_hadamard(l->ops, &all), "hadamard");
-    mark(l, PART_ROWS);
-    bench_check(l->bench, ops_indexer_topk(l->ops, &args, &p->selected), "indexer");
-    mark(l, PART_INDEXER);
+    OP(l, PART_ROWS, ops_hadamard(l->ops, &all));
+    OP(l, PART_INDEXER, ops_indexer_topk(l->ops, &args, &p->selected));
 }
 
 static void attention_part(struct layer *l, struct pass *p)
@@ -137,33 +150,24 @@ static void attention_part(struct layer *l, struct pass *p)
     struct tensor q = flat(&p->q), q_nope = tensor_columns(&p->q, 0, NOPE), q_pe = tensor_columns(&p->q, NOPE, ROPE);
     struct tensor latent = tensor_columns(&p->kv, 0, LATENT), k_pe = tensor_columns(&p->kv, LATENT, ROPE);
     struct tensor heads = flat(&p->heads);
+    struct ops_latent_write_args write = {&latent, &k_pe, &p->rows, l->cache.shape, &l->cache.latent};
     struct ops_attention_args args = {&p->q_latent,     &q_pe,   NULL,         &p->rows, l->cache.shape,
                                       &l->cache.latent, 0.1352f, &p->o_latent, NULL};
 
-    linear(l, &p->normed, l->q_a, &p->qr);
-    linear(l, &p->normed, l->kv_a, &p->kv);
-    mark(l, PART_LINEAR);
+    linear(l, PART_FP8, &p->normed, l->q_a, &p->qr);
+    linear(l, PART_FP8, &p->normed, l->kv_a, &p->kv);
     rmsnorm(l, &p->qr, NULL, &l->norm_q, &p->qr);
     rmsnorm(l, &latent, NULL, &l->norm_kv, &latent);
     rope(l, one_head(k_pe), &p->position, ROPE_INTERLEAVED);
-    bench_check(l->bench,
-                ops_latent_write(l->ops, &(struct ops_latent_write_args){&latent, &k_pe, &p->rows, l->cache.shape,
-                                                                         &l->cache.latent}),
-                "latent write");
-    mark(l, PART_ROWS);
-    linear(l, &p->qr, l->q_b, &q);
-    mark(l, PART_LINEAR);
+    OP(l, PART_ROWS, ops_latent_write(l->ops, &write));
+    linear(l, PART_FP8, &p->qr, l->q_b, &q);
     rope(l, q_pe, &p->position, ROPE_INTERLEAVED);
-    mark(l, PART_ROWS);
     index_part(l, p);
     args.selected = p->rows.visible_max > TOP_K ? &p->selected : NULL;
-    linear(l, &q_nope, l->uk, &p->q_latent);
-    mark(l, PART_LINEAR);
-    bench_check(l->bench, ops_attention(l->ops, &args), "attention");
-    mark(l, PART_ATTENTION);
-    linear(l, &p->o_latent, l->uv, &p->heads);
-    linear(l, &heads, l->o, &p->delta);
-    mark(l, PART_LINEAR);
+    linear(l, PART_HEADS, &q_nope, l->uk, &p->q_latent);
+    OP(l, PART_ATTENTION, ops_attention(l->ops, &args));
+    linear(l, PART_HEADS, &p->o_latent, l->uv, &p->heads);
+    linear(l, PART_FP8, &heads, l->o, &p->delta);
 }
 
 static void experts_part(struct layer *l, struct pass *p)
@@ -179,20 +183,13 @@ static void experts_part(struct layer *l, struct pass *p)
                                &p->delta};
 
     rmsnorm(l, &p->x, &p->delta, &l->norm, &p->normed);
-    mark(l, PART_ROWS);
-    linear(l, &p->normed, l->router, &p->logits);
-    mark(l, PART_LINEAR);
-    bench_check(l->bench, ops_router(l->ops, &route), "router");
-    mark(l, PART_ROWS);
-    linear(l, &p->normed, l->shared[0], &p->gate);
-    linear(l, &p->normed, l->shared[1], &p->up);
-    mark(l, PART_LINEAR);
-    bench_check(l->bench, ops_swiglu(l->ops, &p->gate, &p->up, &p->gate), "swiglu");
-    mark(l, PART_ROWS);
-    linear(l, &p->gate, l->shared[2], &p->delta);
-    mark(l, PART_LINEAR);
-    bench_check(l->bench, ops_moe(l->ops, &moe), "moe");
-    mark(l, PART_MOE);
+    linear(l, PART_F32, &p->normed, l->router, &p->logits);
+    OP(l, PART_ROUTER, ops_router(l->ops, &route));
+    linear(l, PART_FP8, &p->normed, l->shared[0], &p->gate);
+    linear(l, PART_FP8, &p->normed, l->shared[1], &p->up);
+    OP(l, PART_ROWS, ops_swiglu(l->ops, &p->gate, &p->up, &p->gate));
+    linear(l, PART_FP8, &p->gate, l->shared[2], &p->delta);
+    OP(l, PART_MOE, ops_moe(l->ops, &moe));
 }
 
 /* Rows [first, first + T) of the host's list of rows; positions up to visible_max. */
@@ -225,11 +222,9 @@ static void run_pass(struct layer *l, int64_t first, int64_t T, int32_t visible_
     p.rows = (struct ops_rows){&p.slot, &p.sequence, &p.visible, &l->cache.page_table, visible_max};
     l->since = bench_now_us();
     rmsnorm(l, &p.x, NULL, &l->norm, &p.normed);
-    mark(l, PART_ROWS);
     attention_part(l, &p);
     experts_part(l, &p);
-    bench_check(l->bench, ops_add(l->ops, &p.x, &p.delta), "add");
-    mark(l, PART_ROWS);
+    OP(l, PART_ROWS, ops_add(l->ops, &p.x, &p.delta));
 }
 
 static void make_weights(struct layer *l)
@@ -367,23 +362,37 @@ static double step_bytes(int64_t B)
            (double)B * (132.0 * LENGTH + 656.0 * TOP_K);
 }
 
+/* The step's ops, or those of one part, as one graph. */
+static double replay_us(struct layer *l, int B, enum part only)
+{
+    struct ops_recording *recording = NULL;
+    double us;
+
+    l->only = only;
+    bench_check(l->bench, ops_record_begin(l->ops), "recording");
+    run_pass(l, 0, B, LENGTH);
+    bench_check(l->bench, ops_record_end(l->ops, &recording), "recording");
+    l->only = PART_COUNT;
+    us = bench_time_us(l->bench, run_replay, recording);
+    ops_recording_destroy(l->ops, recording);
+    return us;
+}
+
 static void decode(struct layer *l, int B)
 {
     struct step step = {l, B};
     char name[64];
     int kept = l->bench->memory_count;
-    struct ops_recording *recording = NULL;
 
     bench_cache_init(l->bench, &l->cache, &(struct cache_shape){LATENT, ROPE, INDEX_DIM, NUMERICS_FP8}, B, LENGTH, B,
                      0);
     positions(l, B, LENGTH - 1, 0);
     (void)snprintf(name, sizeof name, "layer V3.2 decode 128K, B=%d", B);
     bench_line(l->bench, name, bench_time_us(l->bench, run_step, &step), 0, 0, step_bytes(B));
-    bench_check(l->bench, ops_record_begin(l->ops), "recording");
-    run_pass(l, 0, B, LENGTH);
-    bench_check(l->bench, ops_record_end(l->ops, &recording), "recording");
-    bench_line(l->bench, "  as one graph", bench_time_us(l->bench, run_replay, recording), 0, 0, step_bytes(B));
-    ops_recording_destroy(l->ops, recording);
+    bench_line(l->bench, "  as one graph", replay_us(l, B, PART_COUNT), 0, 0, step_bytes(B));
+    for (int i = 0; i < PART_COUNT; i++)
+        printf("  %-18s %9.1f us\n", part_names[i], replay_us(l, B, (enum part)i));
+    (void)fflush(stdout);
     bench_check(l->bench, ops_sync(l->ops), "decode");
     while (l->bench->memory_count > kept)
         ops_free(l->ops, l->bench->memory[--l->bench->memory_count]);
@@ -397,6 +406,7 @@ void bench_layer(struct cuda_bench *bench)
         return;
     layer.bench = bench;
     layer.ops = bench->ops;
+    layer.only = PART_COUNT;
     make_weights(&layer);
     make_rows(&layer);
     prefill(&layer);
