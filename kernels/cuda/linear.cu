@@ -4,7 +4,8 @@
  *               the product. Elsewhere, e4m3 values being exact in BF16, it runs on BF16 tensor cores with F32
  *               sums, and every 128 of K the partial sum is scaled by sa * sw and added: the V3.2 rule.
  * BF16 weights: x is rounded to BF16, one sum over all of K.
- * F32 weights and NUMERICS_PLAIN: F32 multiply-adds on (dequantised) weights.
+ * F32 weights and NUMERICS_PLAIN: F32 multiply-adds on (dequantised) weights. linear_f32.cu takes F32 weights whose
+ *               rows start on 16 bytes.
  *
  * product_mma:   grid (N / 128, row tiles of 64, heads), 256 threads = 2 x 4 warps of 32 x 32 outputs.
  *   smem: A 64 x 72 and B 128 x 72 BF16 (8 columns of padding: rows 4 banks apart), 27,648 B.
@@ -301,6 +302,8 @@ enum status cuda_product(struct ops *ops, const struct operand *operand, const s
     if (operand->codes ||
         (operand->values && product_takes_wgmma(backend_of(ops), weight->dtype, weight->numerics, weight->K)))
         return product_takes_few(&p) ? cuda_product_few(ops, &p) : cuda_product_wgmma(ops, &p);
+    if (operand->plain && product_takes_f32(&p, weight->dtype))
+        return cuda_product_f32(ops, &p);
     if (is_plain(weight)) {
         dim3 grid(ceil_div(weight->N, PLAIN_N), row_tiles, (unsigned)weight->heads);
 

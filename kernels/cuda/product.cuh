@@ -42,4 +42,8 @@ enum status cuda_product_wgmma(struct ops *ops, const struct product *product);
 bool product_takes_few(const struct product *product);
 enum status cuda_product_few(struct ops *ops, const struct product *product);
 
+/* F32 weights, 2-D, rows of both sides on 16 bytes. */
+bool product_takes_f32(const struct product *product, enum dtype dtype);
+enum status cuda_product_f32(struct ops *ops, const struct product *product);
+
 #endif

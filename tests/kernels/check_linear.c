@@ -12,6 +12,7 @@ struct shape {
     enum dtype dtype;
     enum numerics numerics;
     bool accumulate, strided, extreme, sampled;
+    bool alone; /* the same bits for each number of its first rows (2-D) */
 };
 
 static double weight_value(const struct shape *shape, struct box *w, struct box *scale, int64_t n, int64_t k)
@@ -66,6 +67,31 @@ static void compare(struct check *check, const struct shape *shape, const struct
     free(norms);
     box_compare_bounds(check, y, "y", bounds);
     free(bounds);
+}
+
+/* The first rows by themselves, in several numbers of them: the bits they had among all. */
+static void compare_alone(struct check *check, const struct shape *shape, const struct ops_linear_args *args,
+                          struct box *y)
+{
+    static const int64_t counts[] = {1, 3, 5, 33, 64, 100};
+    struct box *some = BOX(check, DTYPE_F32, 0, shape->T, shape->N);
+    struct tensor all, few;
+
+    box_download(check, y, &all);
+    for (size_t i = 0; i < sizeof counts / sizeof *counts && counts[i] < shape->T; i++) {
+        struct tensor x = tensor_rows(args->x, 0, counts[i]), out;
+
+        box_upload(check, some);
+        out = tensor_rows(&some->device, 0, counts[i]);
+        check_status(check, check_device(check),
+                     ops_linear(check_device(check), &(struct ops_linear_args){&x, args->w, &out, false}));
+        box_download(check, some, &few);
+        for (int64_t t = 0; t < counts[i]; t++)
+            if (memcmp((float *)few.data + t * few.strides[0], (float *)all.data + t * all.strides[0],
+                       (size_t)shape->N * sizeof(float)) != 0)
+                check_case_fail(check, "row %lld has other bits among %lld rows than among %lld", (long long)t,
+                                (long long)counts[i], (long long)shape->T);
+    }
 }
 
 /* A few rows of a large case (2-D), as one case of so many rows. */
@@ -147,6 +173,8 @@ static void run(struct check *check, const void *parameters)
         compare_sample(check, shape, x, w, scale, y, ref_weight);
     } else if (!s) {
         check_repeat(check, run_linear, &bench, (struct box *[]){y, NULL});
+        if (shape->alone)
+            compare_alone(check, shape, &bench.args, y);
         s = ops_linear(check_ref(check), &(struct ops_linear_args){&x->host, ref_weight, &y->host, shape->accumulate});
         if (!s)
             compare(check, shape, &x->host, shape->T, w, scale, y);
@@ -167,6 +195,10 @@ static void run(struct check *check, const void *parameters)
 #define FULL(label, ...)                                              \
     {                                                                 \
         "full " label, &(const struct shape){__VA_ARGS__}, CHECK_FULL \
+    }
+#define ALONE(label, ...)                                               \
+    {                                                                   \
+        label, &(const struct shape){__VA_ARGS__, .alone = true}, false \
     }
 #define F8  DTYPE_F8E4M3, NUMERICS_FP8
 #define B16 DTYPE_BF16, NUMERICS_FP8
@@ -201,6 +233,13 @@ static const struct check_case cases[] = {
     CASE("bf16 per head V3.2 latent", 2, 16, 512, 128, B16),
     CASE("f32 T=1 N=256 K=512", 1, 0, 256, 512, DTYPE_F32, NUMERICS_FP8),
     CASE("f32 T=9 N=65 K=300", 9, 0, 65, 300, DTYPE_F32, NUMERICS_FP8),
+    ALONE("f32 T=2 N=5 K=7168", 2, 0, 5, 7168, DTYPE_F32, NUMERICS_FP8),
+    ALONE("f32 T=4 N=3 K=260", 4, 0, 3, 260, DTYPE_F32, NUMERICS_FP8),
+    ALONE("f32 T=101 N=1090 K=132", 101, 0, 1090, 132, DTYPE_F32, NUMERICS_FP8),
+    ALONE("f32 T=70 N=130 K=1028", 70, 0, 130, 1028, DTYPE_F32, NUMERICS_FP8),
+    ALONE("f32 T=200 N=3200 K=12", 200, 0, 3200, 12, DTYPE_F32, NUMERICS_FP8),
+    CASE("f32 T=6 N=64 K=140 accumulate", 6, 0, 64, 140, DTYPE_F32, NUMERICS_FP8, true),
+    CASE("f32 T=3 N=9 K=140 accumulate", 3, 0, 9, 140, DTYPE_F32, NUMERICS_FP8, true),
     CASE("f32 per head", 100, 2, 40, 64, DTYPE_F32, NUMERICS_FP8),
     CASE("plain fp8 T=7 N=130 K=300", 7, 0, 130, 300, DTYPE_F8E4M3, NUMERICS_PLAIN),
     CASE("plain bf16 T=7 N=130 K=300", 7, 0, 130, 300, DTYPE_BF16, NUMERICS_PLAIN),
