@@ -10,6 +10,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/clock.h"
+
 enum { MAX_TESTS = 1024 };
 
 static struct {
@@ -176,6 +178,7 @@ int main(int argc, char **argv)
     for (int i = 0; i < suite.count; i++) {
         const char *name = suite.tests[i].name;
         enum outcome outcome;
+        int64_t began = clock_monotonic_ns();
 
         if (wanted && !strstr(name, wanted))
             continue;
@@ -189,6 +192,8 @@ int main(int argc, char **argv)
         else
             printf("not ok %d - %s\n# %s\n# again: %s %s --seed %llu\n", ran, name, suite.message, argv[0], name,
                    (unsigned long long)suite.seed);
+        if (clock_monotonic_ns() - began > 2000000000) /* where the time goes, for whoever sets a limit */
+            printf("# took %.1f s\n", (double)(clock_monotonic_ns() - began) / 1e9);
         failed += outcome == FAILED;
         remove_temp_dir();
     }
