@@ -87,6 +87,59 @@ PLAN int topk_slices(int64_t T, int64_t S, int sm_count)
     return slices < 1 ? 1 : slices > TOPK_MOST_SLICES ? (int)TOPK_MOST_SLICES : (int)slices;
 }
 
+/* --- Top-k from a sample: the bound, the buffer, the places looked at
+ * -------------------------------------------------
+ *
+ * A sample of about 32 of the k largest gives a bound that about 2 k keys reach: its (32 + k / step)-th largest key.
+ * Fewer than k, or more than fit, is 4 standard deviations or more away for keys in random order; the kernel counts. */
+
+enum {
+    TOPK_SAMPLE_HITS = 32,
+    TOPK_LEAST_CANDIDATES = 2048, /* times 8 bytes: the rounds' histogram lies in the same place */
+    TOPK_DIGITS = 256,
+    TOPK_DIGIT_ROUNDS = 11 /* histograms: 4 for the sample, 4 for the candidates, 3 for positions below 2^24 */
+};
+
+PLAN int topk_candidates(int k)
+{
+    int64_t most = (int64_t)k * 7 / 2;
+
+    return most < TOPK_LEAST_CANDIDATES ? (int)TOPK_LEAST_CANDIDATES : (int)most;
+}
+
+/* Keys a place of the sample stands for; a sample has half as many places again as fit as candidates, at most. */
+PLAN int topk_sample_step(int count, int k)
+{
+    int step = k / TOPK_SAMPLE_HITS, least = (int)plan_divide_up(count, 2 * (int64_t)topk_candidates(k));
+
+    step = step < 1 ? 1 : step;
+    return step < least ? least : step;
+}
+
+/* Somewhere among the step keys that start at number * step, not at the same place of each: rows have periods. */
+PLAN int topk_sample_place(int number, int step)
+{
+    uint32_t random = ((uint32_t)number * 2654435761u) >> 16;
+
+    return number * step + (int)((uint64_t)random * (uint32_t)step >> 16);
+}
+
+PLAN int64_t topk_sampled_bytes(int64_t S, int k)
+{
+    return (int64_t)topk_candidates(k) * 8 + plan_divide_up(S, 32) * 4 + TOPK_DIGIT_ROUNDS * TOPK_DIGITS * 4;
+}
+
+/* Whether rows of up to S keys go that way, in `bytes` of shared memory: the candidates expected must fit well. */
+PLAN int topk_is_sampled(int64_t S, int64_t k, int64_t bytes)
+{
+    int64_t step;
+
+    if (S > 1 << 24 || k < 1 || k > 1 << 16 || topk_sampled_bytes(S, (int)k) > bytes)
+        return 0;
+    step = topk_sample_step((int)S, (int)k);
+    return (k / step + TOPK_SAMPLE_HITS) * step * 8 / 5 <= topk_candidates((int)k);
+}
+
 /* --- Experts: tiles of rows ------------------------------------------------------------------------------------------
  */
 

@@ -1,5 +1,5 @@
-/* topk.cuh: pieces that both forms of top-k share: order of keys, histograms, the bin of the k-th key, and the last
- * pass that writes positions in order. Keys are never buffered, so nothing can overflow on tied data.
+/* topk.cuh: pieces that the forms of top-k share: order of keys, histograms, the bin of the k-th key, and the last
+ * pass that writes positions in order. Keys are not buffered here, so nothing can overflow on tied data.
  *
  * Three rounds narrow the k-th largest key down: 12, 12 and 8 bits from the top. A round counts, over the keys that
  * share the prefix found so far, how often each value of the next bits comes, and takes the bin in which the k-th
@@ -180,6 +180,45 @@ static __device__ __forceinline__ void topk_all(int32_t *out, int count, int k)
     for (int i = threadIdx.x; i < k; i += blockDim.x)
         out[i] = i < count ? i : -1;
 }
+
+/* What a block needs of shared memory besides the histogram of TOPK_BINS for the rounds. */
+struct topk_shared {
+    uint32_t found[WARP + 2], above[WARP], equal[WARP];
+};
+
+/* A row of more than k keys by one block, in three rounds and the last pass. */
+template <int Threads>
+static __device__ __forceinline__ void topk_by_rounds(const float *row, int count, int k, int32_t *out,
+                                                      uint32_t *histogram, struct topk_shared *shared)
+{
+    const int warps = Threads / WARP;
+    int warp = threadIdx.x / WARP, stretch = (count + warps - 1) / warps, begin = warp * stretch,
+        end = min(begin + stretch, count);
+    uint32_t prefix = 0, rest = (uint32_t)k, before_above = 0, before_equal = 0, my_above, my_equal;
+
+    for (int round = 0; round < TOPK_ROUNDS; round++) {
+        for (int i = threadIdx.x; i < topk_bins(round); i += Threads)
+            histogram[i] = 0;
+        __syncthreads();
+        topk_count(row, 0, count, round, prefix, histogram);
+        __syncthreads();
+        topk_find(histogram, round, prefix, rest, shared->found);
+    }
+    topk_tally(row, begin, end, prefix, my_above, my_equal);
+    if (threadIdx.x % WARP == 0) {
+        shared->above[warp] = my_above;
+        shared->equal[warp] = my_equal;
+    }
+    __syncthreads();
+    for (int w = 0; w < warp; w++) {
+        before_above += shared->above[w];
+        before_equal += shared->equal[w];
+    }
+    topk_write(row, begin, end, prefix, rest, before_above, before_equal, out);
+}
+
+/* Rows read once, after a sample of them; for calls that topk_is_sampled() takes. */
+enum status cuda_topk_sampled(struct ops *ops, const struct topk_call *call, int64_t T);
 
 /* Few long rows, every row over many blocks. */
 enum status cuda_topk_split(struct ops *ops, const struct topk_call *call, int64_t T);

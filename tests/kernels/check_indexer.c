@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/cuda/plans.h"
 #include "tests/kernels/check_kernels.h"
 
 enum { MOST_ROWS = 64 };
@@ -282,15 +283,28 @@ enum pattern {
     SPECIAL,
     HIGH_SAMPLES,
     LOW_SAMPLES,
-    TWO_VALUES
+    TWO_VALUES,
+    ROUNDED,      /* to a 64th: equal keys at the threshold, some wanted and some not */
+    CUDA_HIGH,    /* the places that topk_sampled.cu looks at: the bound is too high, too few reach it */
+    CUDA_LOW,     /* too low: more reach it than fit */
+    CUDA_HIGH_NAN /* as the first, and so many NaNs that it looks like enough */
 };
 
 struct topk_case {
     enum pattern pattern;
     int64_t T, S, k;
+    bool aligned; /* else each row of scores starts at another place within 16 bytes */
 };
 
-static float topk_value(struct check *check, enum pattern pattern, int64_t s, int64_t S)
+/* Whether position s of a row of `count` is one of the sample's. */
+static bool in_cuda_sample(int64_t s, int64_t count, int64_t k)
+{
+    int step = topk_sample_step((int)count, (int)k);
+
+    return s / step < count / step && topk_sample_place((int)(s / step), step) == (int)s;
+}
+
+static float topk_value(struct check *check, enum pattern pattern, int64_t s, int64_t S, bool sampled)
 {
     static const float special[] = {NAN, -NAN, INFINITY, -INFINITY, 0.0f, -0.0f, 1e-40f, -1e-40f, 3.4e38f, -3.4e38f};
     int64_t step = S / 1024 ? S / 1024 : 1; /* the places that a strided sample of 1024 would look at */
@@ -299,11 +313,15 @@ static float topk_value(struct check *check, enum pattern pattern, int64_t s, in
     case NORMAL: return (float)check_normal(check);
     case ZEROS_60: return check_unit(check) < 0.6 ? 0 : (float)check_normal(check);
     case ZEROS_995: return check_unit(check) < 0.995 ? 0 : (float)check_normal(check);
+    case ROUNDED: return rintf((float)check_normal(check) * 64) / 64;
     case EQUAL: return -1.5f;
     case ASCENDING: return (float)s;
     case DESCENDING: return (float)(S - s);
     case SPECIAL: return special[check_int(check, 0, 10)];
     case HIGH_SAMPLES: return s % step == 0 ? 1e6f + (float)s : (float)check_normal(check);
+    case CUDA_HIGH: return sampled ? 1e6f + (float)s : (float)check_normal(check);
+    case CUDA_LOW: return sampled ? -1e6f : (float)check_normal(check);
+    case CUDA_HIGH_NAN: return sampled ? 1e6f : check_unit(check) < 0.3 ? NAN : (float)check_normal(check);
     case LOW_SAMPLES: return s % step == 0 ? -1e6f : (float)check_normal(check);
     default: return check_unit(check) < 0.5 ? 1.0f : 2.0f;
     }
@@ -319,7 +337,8 @@ static enum status run_topk_op(struct ops *ops, void *context)
 static void run_topk(struct check *check, const void *parameters)
 {
     const struct topk_case *c = parameters;
-    struct box *score = BOX(check, DTYPE_F32, 1, c->T, c->S), *visible = BOX(check, DTYPE_I32, 0, c->T);
+    struct box *score = BOX(check, DTYPE_F32, c->aligned ? 0 : 1, c->T, c->S),
+               *visible = BOX(check, DTYPE_I32, 0, c->T);
     struct box *selected = BOX(check, DTYPE_I32, 3, c->T, c->k);
     const struct tensor *context[] = {&score->device, &visible->device, &selected->device};
 
@@ -328,7 +347,8 @@ static void run_topk(struct check *check, const void *parameters)
 
         *box_i32(visible, t) = (int32_t)(hidden > c->S ? 0 : c->S - hidden);
         for (int64_t s = 0; s < c->S; s++)
-            box_f32(score, t)[s] = topk_value(check, c->pattern, s, c->S);
+            box_f32(score, t)[s] =
+                topk_value(check, c->pattern, s, c->S, in_cuda_sample(s, *box_i32(visible, t), c->k));
     }
     box_upload(check, score);
     box_upload(check, visible);
@@ -375,6 +395,12 @@ static const struct check_case topk_cases[] = {
     TOPK("NaN, infinities, short", SPECIAL, 8, 40, 33),
     TOPK("sample sees only the largest", HIGH_SAMPLES, 4, 20480, 2048),
     TOPK("sample sees only the smallest", LOW_SAMPLES, 4, 20480, 2048),
+    TOPK("its own sample sees only the largest", CUDA_HIGH, 3, 20480, 2048, true),
+    TOPK("its own sample sees only the smallest", CUDA_LOW, 3, 20480, 2048, true),
+    TOPK("its own sample sees only the largest, NaNs", CUDA_HIGH_NAN, 3, 20480, 2048, true),
+    TOPK("more than 2 k, rows aligned", NORMAL, 5, 16384, 512, true),
+    TOPK("ties at the threshold, more rows than SMs", ROUNDED, 140, 3000, 300),
+    TOPK("rows that are candidates whole", NORMAL, 140, 1500, 300),
     TOPK("k=1", NORMAL, 4, 9000, 1),
     TOPK("huge T", NORMAL, 70000, 20, 4),
     FULL_TOPK("normal 64 x 131072", NORMAL, 64, 131072, 2048),

@@ -62,6 +62,29 @@ TEST(topk_slices_are_worth_a_block_and_fill_the_device)
     CHECK_EQ_INT(topk_slices(64, 131072, 132), 9);
 }
 
+TEST(topk_samples_lie_in_the_row_and_in_the_buffer)
+{
+    static const int ks[] = {1, 4, 31, 32, 33, 63, 64, 512, 700, 2048, 5000};
+
+    for (size_t i = 0; i < sizeof ks / sizeof *ks; i++)
+        for (int count = topk_candidates(ks[i]) + 1; count < 1 << 21; count = count * 5 / 4 + 1) {
+            int step = topk_sample_step(count, ks[i]), places = count / step;
+
+            CHECK(places <= 2 * topk_candidates(ks[i]));
+            CHECK(places >= ks[i] / step + TOPK_SAMPLE_HITS);
+            for (int j = 0; j < places; j += 1 + places / 50)
+                CHECK_EQ_INT(topk_sample_place(j, step) / step, j);
+            CHECK(topk_sample_place(places - 1, step) < count);
+        }
+    /* The published k and its longest context; what has too little memory or too few places does not go that way. */
+    CHECK(topk_is_sampled(131072, 2048, 225 * 1024));
+    CHECK(topk_is_sampled(1 << 20, 2048, 225 * 1024));
+    CHECK(!topk_is_sampled(1 << 20, 2048, 194 * 1024));
+    CHECK(!topk_is_sampled(1 << 20, 16, 225 * 1024));
+    CHECK(!topk_is_sampled(1 << 22, 2048, 225 * 1024));
+    CHECK(topk_sampled_bytes(131072, 2048) <= 100 * 1024);
+}
+
 TEST(experts_never_need_more_tiles_than_the_bound)
 {
     enum { TILE = 64, MOST_EXPERTS = 32 };
