@@ -16,6 +16,7 @@ const char *status_name(enum status status)
     case STATUS_NO_MEMORY: return "no-memory";
     case STATUS_LIMIT: return "limit";
     case STATUS_IO: return "io";
+    case STATUS_NO_SPACE: return "no-space";
     case STATUS_CORRUPT: return "corrupt";
     case STATUS_UNSUPPORTED: return "unsupported";
     case STATUS_DENIED: return "denied";

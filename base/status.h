@@ -19,6 +19,7 @@ enum status {
     STATUS_NO_MEMORY,   /* an allocation failed                                  */
     STATUS_LIMIT,       /* a stated cap was reached                              */
     STATUS_IO,          /* the operating system refused a read or write          */
+    STATUS_NO_SPACE,    /* the disk is full: the same works when there is room  */
     STATUS_CORRUPT,     /* stored data fails its own checks                      */
     STATUS_UNSUPPORTED, /* valid, but not for this build, backend or version     */
     STATUS_DENIED,      /* not allowed for this caller                           */

@@ -9,9 +9,11 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "daemon/writer.h"
 
 enum {
+    SPACE_RETRY_MS = 1000,         /* how often a full disk is tried */
     READ_AT_ONCE = 1024,           /* stream messages restored a call */
     FINAL_HEADER_BYTES = 56 * 1024 /* leaves room under WIRE_MAX_HEADER_BYTES */
 };
@@ -62,6 +64,7 @@ void question_destroy(struct question *question)
     if (!question)
         return;
     work_destroy(question->finished);
+    work_destroy(question->waiting);
     packed_unref(question->packed);
     json_decref(question->citations);
     buf_finish(&question->answer);
@@ -295,6 +298,19 @@ static uint64_t owner_hash(const char *principal)
     return hash;
 }
 
+static void to_retrieval(struct writer *writer, struct question *question, struct work *work)
+{
+    struct message *message = message_create(MESSAGE_RETRIEVE);
+
+    message->job = work->job;
+    message->attempt = work->attempt;
+    message->work = work;
+    if (question->state != QUESTION_RETRIEVING) /* it waited there */
+        advance(question, QUESTION_RETRIEVING);
+    writer->out++;
+    writer_out(writer, writer->retrieval, message);
+}
+
 /* The stream has its end, but the row does not: a crash, or a full disk, came between the two commits. */
 static enum status finish_again(struct writer *writer, struct question *question, struct error *err);
 
@@ -303,7 +319,6 @@ enum status question_start(struct writer *writer, const struct job *job, struct 
     struct question *question = calloc(1, sizeof *question);
     struct work *work = calloc(1, sizeof *work);
     struct error why = {0};
-    struct message *message;
     enum status s, parsed;
 
     if (!question || !work) {
@@ -348,13 +363,7 @@ enum status question_start(struct writer *writer, const struct job *job, struct 
         return fail(writer, question, WIRE_CODE_BAD_REQUEST, why.message, false, err);
     }
     work->quotes_said = question->citations_given;
-    message = message_create(MESSAGE_RETRIEVE);
-    message->job = work->job;
-    message->attempt = work->attempt;
-    message->work = work;
-    advance(question, QUESTION_RETRIEVING);
-    writer->out++;
-    writer_out(writer, writer->retrieval, message);
+    to_retrieval(writer, question, work);
     writer_progress(writer, question, "retrieve", 0, 0);
     return STATUS_OK;
 fail:
@@ -508,6 +517,26 @@ static enum status begin_pass(struct writer *writer, struct question *question, 
     return STATUS_OK;
 }
 
+/* A full disk is nobody's failure: what was made stays in hand, and is stored when there is room. */
+static void wait_for_space(struct writer *writer, struct question *question, struct work *work)
+{
+    if (!question->retry_ns)
+        log_warning("job %lld waits: %s", (long long)question->job, work->error);
+    question->waiting = work;
+    question->retry_ns = clock_monotonic_ns() + SPACE_RETRY_MS * INT64_C(1000000);
+    writer_progress(writer, question, "no-space", 0, 0);
+}
+
+void question_retry(struct writer *writer, struct question *question)
+{
+    struct work *work = question->waiting;
+
+    question->waiting = NULL;
+    work->code = NULL;
+    work->retryable = work->no_space = false;
+    to_retrieval(writer, question, work);
+}
+
 enum status question_packed(struct writer *writer, struct question *question, struct message *message,
                             struct error *err)
 {
@@ -515,6 +544,11 @@ enum status question_packed(struct writer *writer, struct question *question, st
     struct message *next;
     enum status s;
 
+    if (work->no_space) {
+        message->work = NULL;
+        wait_for_space(writer, question, work);
+        return STATUS_OK;
+    }
     if (work->code)
         return fail(writer, question, work->code, work->error, work->retryable, err);
     if (work->pass) {
@@ -596,13 +630,7 @@ enum status question_generated(struct writer *writer, struct question *question,
 
     message->work = NULL;
     if (work->pass && !work->code) {
-        message = message_create(MESSAGE_RETRIEVE);
-        message->job = work->job;
-        message->attempt = work->attempt;
-        message->work = work;
-        advance(question, QUESTION_RETRIEVING);
-        writer->out++;
-        writer_out(writer, writer->retrieval, message);
+        to_retrieval(writer, question, work);
         return STATUS_OK;
     }
     question->finished = work;

@@ -59,7 +59,7 @@ struct work {
     /* what came of it; tokens and times add up over passes */
     const char *code;        /* NULL: all went well */
     char error[ERROR_MESSAGE_BYTES];
-    bool retryable;
+    bool retryable, no_space; /* no_space: a full disk, which is not the job's fault */
     const char *reason;      /* "stop", "length", "cancelled" */
     size_t prompt_tokens, cached_tokens, output_tokens;
     int64_t retrieve_ns, prefill_ns, decode_ns;
@@ -86,6 +86,8 @@ struct question {
     size_t citations_given;  /* by this attempt and the ones before */
     bool locating;           /* one is in the pool */
     struct work *finished;   /* the engine is done; waits for the last citation */
+    struct work *waiting;    /* retrieval found no room on the disk; it goes there again at retry_ns */
+    int64_t retry_ns;
     bool ended_before;       /* the stream of the earlier attempt has its last message already */
 };
 void question_destroy(struct question *question);
@@ -104,6 +106,8 @@ enum status question_located(struct writer *writer, struct question *question, s
                              struct error *err) MUST_CHECK;
 enum status question_generated(struct writer *writer, struct question *question, struct message *message,
                                struct error *err) MUST_CHECK;
+/* What waited for room on the disk goes to retrieval again. */
+void question_retry(struct writer *writer, struct question *question);
 enum status question_phase(struct writer *writer, struct question *question, struct message *message,
                            struct error *err) MUST_CHECK;
 enum status question_cancel(struct writer *writer, struct question *question, struct error *err) MUST_CHECK;

@@ -32,7 +32,8 @@ static enum status refuse(struct work *work, const char *code, const char *messa
 /* What a failing library call means to the one who asked. */
 static enum status refuse_status(struct work *work, enum status s, const struct error *err, const char *code)
 {
-    work->retryable = s == STATUS_BUSY || s == STATUS_NO_MEMORY || s == STATUS_IO;
+    work->retryable = s == STATUS_BUSY || s == STATUS_NO_MEMORY || s == STATUS_IO || s == STATUS_NO_SPACE;
+    work->no_space = s == STATUS_NO_SPACE;
     return refuse(work, code, err->message);
 }
 

@@ -72,6 +72,7 @@ static int exit_code(enum status s)
     case STATUS_NOT_FOUND: return EXIT_NO_STORE;
     case STATUS_BUSY: return EXIT_BUSY;
     case STATUS_IO:
+    case STATUS_NO_SPACE:
     case STATUS_DENIED:
     case STATUS_CORRUPT: return EXIT_IO;
     case STATUS_NO_MEMORY:

@@ -13,9 +13,10 @@ static enum status step_passes(const struct retrieve *pool, struct store *store,
 
     if (!work->passes)
         s = summarise_begin(pool->summariser, store, work->request.documents[0], &work->passes, err);
-    else
+    else if (work->pass) /* not where all was taken, and only the store had no room for it */
         s = passes_take(work->passes, store, buf_span(&work->made), work->made_quotes.items, work->made_quotes.count,
                         err);
+    work->pass = false;
     return s ? s : passes_next(work->passes, store, packed, done, err);
 }
 

@@ -255,6 +255,15 @@ static enum status cancel_abandoned(struct writer *writer, struct error *err)
     return STATUS_OK;
 }
 
+static void retry_waiting(struct writer *writer)
+{
+    int64_t now = clock_monotonic_ns();
+
+    for (size_t i = 0; i < writer->question_count; i++)
+        if (writer->questions[i]->waiting && writer->questions[i]->retry_ns <= now)
+            question_retry(writer, writer->questions[i]);
+}
+
 /* Attempts that have been on the engine for long: see jobs_mark_long(). */
 static enum status mark_long(struct writer *writer, struct error *err)
 {
@@ -403,6 +412,8 @@ static enum status run_group(struct writer *writer, struct message *list, struct
         s = cancel_abandoned(writer, err);
     if (!s)
         s = mark_long(writer, err);
+    if (!s)
+        retry_waiting(writer);
     if (!s && clock_monotonic_ns() >= writer->purge_at_ns) {
         int64_t purged = 0;
 
@@ -502,6 +513,8 @@ static int wait_ms(const struct writer *writer)
     for (size_t i = 0; i < writer->question_count; i++) {
         int64_t engine_ns = writer->questions[i]->engine_ns;
 
+        if (writer->questions[i]->waiting && writer->questions[i]->retry_ns < due)
+            due = writer->questions[i]->retry_ns;
         if (engine_ns && engine_ns + JOB_LONG_MS * INT64_C(1000000) < due)
             due = engine_ns + JOB_LONG_MS * INT64_C(1000000);
     }

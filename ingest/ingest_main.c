@@ -399,6 +399,7 @@ static int code_of_store(enum status status)
     case STATUS_DENIED:
     case STATUS_NOT_FOUND: return EX_CANTCREAT;
     case STATUS_NO_MEMORY: return EX_OSERR;
+    case STATUS_NO_SPACE:
     case STATUS_IO: return EX_CANTCREAT;
     default: return EX_DATAERR; /* no store, damaged, or from a newer version */
     }

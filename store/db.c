@@ -32,10 +32,12 @@ enum status db_status(int rc)
     return STATUS_BUG;
 }
 
-/* A write to the shared index of a WAL that finds no space is SQLITE_IOERR, not SQLITE_FULL. */
+/* A write to the shared index of a WAL that finds no space is SQLITE_IOERR, not SQLITE_FULL; a file that finds none to
+ * be made in is SQLITE_CANTOPEN. */
 static bool is_full(const struct db *db, int rc)
 {
-    int cause = (rc & 0xff) == SQLITE_IOERR && db->handle ? sqlite3_system_errno(db->handle) : 0;
+    bool failed = (rc & 0xff) == SQLITE_IOERR || (rc & 0xff) == SQLITE_CANTOPEN;
+    int cause = failed && db->handle ? sqlite3_system_errno(db->handle) : 0;
 
     return (rc & 0xff) == SQLITE_FULL || cause == ENOSPC || cause == EDQUOT;
 }
@@ -46,7 +48,7 @@ enum status db_error(struct db *db, int rc, const char *what, struct error *err)
     const char *path = db->path ? db->path : "store";
 
     if (is_full(db, rc))
-        return error_set(err, status, "'%s': %s: the disk is full", path, what);
+        return error_set(err, STATUS_NO_SPACE, "'%s': %s: the disk is full", path, what);
     switch (rc & 0xff) {
     case SQLITE_READONLY: return error_set(err, status, "'%s': %s: it is read-only", path, what);
     case SQLITE_BUSY: return error_set(err, status, "'%s': %s: locked by another process", path, what);

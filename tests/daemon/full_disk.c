@@ -2,7 +2,8 @@
  *
  * While the file FULL_DISK_DIR.full is there, writes below FULL_DISK_DIR (databases, their logs, saved caches) find so
  * many bytes free as that file says, counted from its appearance, and then ENOSPC, in the middle of a write where that
- * is where the space ends. Other files are left alone. */
+ * is where the space ends. Where a word follows the number, only files whose names hold it. Other files are left
+ * alone. */
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -16,6 +17,7 @@
 #include <unistd.h>
 
 static atomic_llong left = -1; /* -1: the disk is not full */
+static char only[32];          /* written before `left` */
 
 /* The file is replaced as a whole, so that its number is never half there. */
 static void look(const char *dir)
@@ -29,8 +31,12 @@ static void look(const char *dir)
         atomic_store(&left, -1);
         return;
     }
-    if (atomic_load(&left) < 0 && read(fd, text, sizeof text - 1) > 0)
+    if (atomic_load(&left) < 0 && read(fd, text, sizeof text - 1) > 0) {
+        const char *word = strchr(text, ' ');
+
+        (void)snprintf(only, sizeof only, "%s", word ? word + 1 : "");
         atomic_store(&left, strtoll(text, NULL, 10));
+    }
     (void)close(fd);
 }
 
@@ -50,7 +56,7 @@ static bool concerns(int fd)
     if (strncmp(path, dir, strlen(dir)) != 0 || path[strlen(dir)] != '/')
         return false;
     look(dir);
-    return atomic_load(&left) >= 0;
+    return atomic_load(&left) >= 0 && strstr(path + strlen(dir), only);
 }
 
 /* How much of a write there is room for; -1: none. */

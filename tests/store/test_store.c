@@ -531,7 +531,7 @@ static void fill_up(const char *dir)
         status = put_document(store, &document, texts, 1, &id, &err);
         stored += status == STATUS_OK;
     }
-    if (status != STATUS_IO || !err.message[0])
+    if ((status != STATUS_IO && status != STATUS_NO_SPACE) || !err.message[0])
         _exit(3);
     if (stored == 10)
         _exit(4);
