@@ -8,6 +8,7 @@
 #include "daemon/passes_internal.h"
 
 enum {
+    SLICE_ROOM = 4096,         /* of an arena for one slice */
     ARENA_BYTES = 256 << 20,
     LEAST_ROOM_TOKENS = 96,
     LEAST_ANSWER_TOKENS = 32,
@@ -367,8 +368,30 @@ static enum status take_text(struct passes *passes, struct store *store, struct 
     return STATUS_OK;
 }
 
-static enum status take_quotes(struct passes *passes, const struct quote_span *quotes, size_t count, struct note *note,
-                               size_t claims[CLAIM_FAULTS], struct error *err)
+/* The place of a quotation. In a page's text a heading is a block of its own; it is no part of the sentence after it. */
+static enum status place_quote(const struct passes *passes, struct store *store, const struct retrieval_quote *origin,
+                               const struct quote_span *quote, struct retrieval_quote *place, struct error *err)
+{
+    size_t start = 0, end = 0;
+    struct arena arena;
+    struct span text;
+    enum status s;
+
+    *place = (struct retrieval_quote){origin->page, origin->start + (uint32_t)quote->start,
+                                      origin->start + (uint32_t)quote->end};
+    arena_init(&arena, quote->end - quote->start + SLICE_ROOM);
+    s = store_page_slice(store, passes->document, place->page, place->start, place->end, &arena, &text, err);
+    if (!s) {
+        retrieval_trim_headings(text, &start, &end);
+        place->end = place->start + (uint32_t)end;
+        place->start += (uint32_t)start;
+    }
+    arena_finish(&arena);
+    return s;
+}
+
+static enum status take_quotes(struct passes *passes, struct store *store, const struct quote_span *quotes,
+                               size_t count, struct note *note, size_t claims[CLAIM_FAULTS], struct error *err)
 {
     struct retrieval_quote *places = arena_alloc_array(&passes->arena, count + 1, sizeof *places);
 
@@ -377,6 +400,7 @@ static enum status take_quotes(struct passes *passes, const struct quote_span *q
         return error_set(err, STATUS_NO_MEMORY, "no memory for a note");
     for (size_t i = 0; i < count; i++) {
         const struct retrieval_quote *origin;
+        enum status s;
 
         if (quotes[i].block_id < 1 || (size_t)quotes[i].block_id > passes->pending.origin_count) {
             claims[CLAIM_NO_PAGE]++;
@@ -387,8 +411,9 @@ static enum status take_quotes(struct passes *passes, const struct quote_span *q
             claims[CLAIM_MISQUOTED]++;
             continue;
         }
-        places[i] = (struct retrieval_quote){origin->page, origin->start + (uint32_t)quotes[i].start,
-                                             origin->start + (uint32_t)quotes[i].end};
+        s = place_quote(passes, store, origin, &quotes[i], &places[i], err);
+        if (s)
+            return s;
         note->statements[note->count++] = (struct statement){.places = &places[i], .place_count = 1};
         claims[CLAIM_KEPT]++;
     }
@@ -406,7 +431,7 @@ enum status passes_take(struct passes *passes, struct store *store, struct span 
     if (!passes->pending.asked)
         return error_set(err, STATUS_BUG, "nothing was asked");
     if (passes->mode == PASSES_QUOTES)
-        s = take_quotes(passes, quotes, quote_count, &note, claims, err);
+        s = take_quotes(passes, store, quotes, quote_count, &note, claims, err);
     else
         s = take_text(passes, store, text, &note, claims, err);
     if (s)

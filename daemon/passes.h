@@ -17,7 +17,7 @@
 #include "engine/prompt.h"
 #include "engine/quote.h"
 
-#define PASSES_VERSION "1" /* changes whenever equal answers of a model could give another summary */
+#define PASSES_VERSION "2" /* changes whenever equal answers of a model could give another summary */
 
 enum passes_mode {
     PASSES_TEXT,  /* a large model: statements in its own words */

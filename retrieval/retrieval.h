@@ -188,6 +188,10 @@ struct retrieval_quote {
 enum status retrieval_summarise(struct store *store, int64_t document_id, struct arena *arena,
                                 struct retrieval_quote **quotes, size_t *count, struct error *err) MUST_CHECK;
 
+/* A stretch of a page that somebody else chose, without the headings at its ends: [*start, *end) of `text`. A heading
+ * alone stays. */
+void retrieval_trim_headings(struct span text, size_t *start, size_t *end);
+
 /* --- A model's statements, held against the pages they cite ---------------------------------------------- */
 
 enum claim_fault {

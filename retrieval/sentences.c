@@ -12,6 +12,8 @@ static const char *const abbreviations[] = {
     "gov", "sen", "rep", "pres",   "pp",   "ed",  "eds", "trans", "sec",  "art", "op",   "e.g", "i.e", "u.s", "u.k",
     "c"};
 
+enum { LONGEST_HEADING = 160 }; /* bytes; longer ones are paragraphs without a stop */
+
 static bool is_space(char c)
 {
     return c == ' ' || c == '\t' || c == '\n' || c == '\r' || c == '\f' || c == '\v';
@@ -103,6 +105,65 @@ bool sentence_is_heading(struct span sentence, const char *title, const char *he
         heading = end ? end + 3 : NULL;
     }
     return false;
+}
+
+/* Where a block of text ends: at the empty line after it, or with the text. */
+static size_t block_end(struct span text, size_t at)
+{
+    for (; at + 1 < text.len; at++)
+        if (text.ptr[at] == '\n' && text.ptr[at + 1] == '\n')
+            return at;
+    return text.len;
+}
+
+/* A short line that does not end like a sentence. */
+static bool is_heading_block(struct span block)
+{
+    static const char *const stops[] = {".", "!", "?", ":", ";", "\xE2\x80\xA6", "\xE3\x80\x82", "\xEF\xBC\x81",
+                                        "\xEF\xBC\x9F"}; /* the last four: … and CJK's full stop, ! and ? */
+    size_t end = block.len;
+
+    if (block.len > LONGEST_HEADING || memchr(block.ptr, '\n', block.len))
+        return false;
+    while (end && strchr("\"')]", block.ptr[end - 1]))
+        end--;
+    if (end >= 3 && memcmp(block.ptr + end - 3, "\xe2\x80\x9d", 3) == 0)
+        end -= 3;
+    for (size_t i = 0; i < sizeof stops / sizeof *stops; i++) {
+        size_t len = strlen(stops[i]);
+
+        if (end >= len && memcmp(block.ptr + end - len, stops[i], len) == 0)
+            return false;
+    }
+    return true;
+}
+
+void retrieval_trim_headings(struct span text, size_t *start, size_t *end)
+{
+    size_t from = 0, to = text.len, next, before;
+
+    for (;;) {
+        next = block_end(text, from);
+        if (next == text.len || !is_heading_block(span_slice(text, from, next)))
+            break;
+        for (from = next; from < text.len && text.ptr[from] == '\n';)
+            from++;
+    }
+    for (;;) { /* the last block, if it is not the first too */
+        size_t at = from;
+
+        before = text.len;
+        while ((next = block_end(span_of(text.ptr, to), at)) < to) {
+            before = next;
+            for (at = next; at < to && text.ptr[at] == '\n';)
+                at++;
+        }
+        if (before == text.len || !is_heading_block(span_slice(text, at, to)))
+            break;
+        to = before;
+    }
+    *start = from;
+    *end = to;
 }
 
 bool sentence_next(struct span text, size_t *at, size_t *start, size_t *end)

@@ -510,3 +510,26 @@ TEST(quotations_keep_their_places_through_all_passes)
     CHECK_EQ_INT(passes_counts(scene.passes)->claims[CLAIM_MISQUOTED], (int)scene.asked);
     close_scene(&scene);
 }
+
+TEST(a_quotation_does_not_begin_with_a_heading)
+{
+    static const char heading[] = "The order of a sum", sentence[] = "The result depends on the order of adding.";
+    char text[128];
+    const char *texts[] = {text};
+    struct store_document document = named_document("/sums", "On sums");
+    struct error err = {0};
+    struct scene scene;
+    const struct retrieval_quote *place;
+
+    (void)snprintf(text, sizeof text, "%s\n\n%s", heading, sentence);
+    open_scene(&scene, PASSES_QUOTES, 3000);
+    document.page_count = 1;
+    CHECK_OK(put_document(scene.store, &document, texts, 1, &scene.document, &err), &err);
+    begin(&scene);
+    CHECK(run_quoting(&scene, (int)strlen(text)));
+    CHECK_EQ_INT(passes_summary(scene.passes)->count, 1);
+    place = &passes_summary(scene.passes)->statements[0].places[0];
+    CHECK_EQ_INT(place->start, strlen(heading) + 2);
+    CHECK_EQ_INT(place->end, strlen(text));
+    close_scene(&scene);
+}

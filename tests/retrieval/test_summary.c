@@ -153,3 +153,30 @@ TEST(a_summary_is_found_among_summaries_and_never_as_evidence)
     arena_finish(&arena);
     store_close(store);
 }
+
+TEST(headings_are_no_part_of_a_quotation)
+{
+    static const struct {
+        const char *chosen, *kept;
+    } cases[] = {
+        {"The order of a sum\n\nThe result depends on it.", "The result depends on it."},
+        {"1 Sums\n\n1.1 Their order\n\nThe result depends on it.", "The result depends on it."},
+        {"The result depends on it.\n\nAnother heading", "The result depends on it."},
+        {"Sums\n\nOne.\n\nTwo.\n\nMore", "One.\n\nTwo."},
+        {"He said \xe2\x80\x9cno.\xe2\x80\x9d\n\nThat was all.", "He said \xe2\x80\x9cno.\xe2\x80\x9d\n\nThat was all."},
+        {"Two things follow:\n\none\ntwo", "Two things follow:\n\none\ntwo"},
+        {"\xe5\x92\x8c\xe3\x80\x82\n\nIt ends.", "\xe5\x92\x8c\xe3\x80\x82\n\nIt ends."},
+        {"A heading alone", "A heading alone"},
+        {"One heading\n\nAnother", "Another"},
+        {"No heading. One sentence.", "No heading. One sentence."},
+        {"", ""},
+    };
+
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        size_t start = 99, end = 99;
+
+        retrieval_trim_headings(span_from_cstr(cases[i].chosen), &start, &end);
+        CHECK_EQ_INT(end - start, strlen(cases[i].kept));
+        CHECK(memcmp(cases[i].chosen + start, cases[i].kept, end - start) == 0);
+    }
+}
