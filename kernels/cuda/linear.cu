@@ -15,6 +15,7 @@
 #include "kernels/cuda/impl.cuh"
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/product.cuh"
+#include "kernels/cuda/quantise.cuh"
 
 enum { TILE_M = GROUP_TILE_ROWS, TILE_N = 128, TILE_K = 64, PAD_K = TILE_K + 8, MMA_THREADS = 256 };
 
@@ -325,7 +326,56 @@ enum status cuda_product(struct ops *ops, const struct operand *operand, const s
 
 enum operand_form { OPERAND_BF16, OPERAND_BF16_OF_E4M3, OPERAND_E4M3 };
 
-/* BF16 of x, BF16 of its e4m3 rounding, or the e4m3 codes. One warp a group of 128; the scale goes to `scale`. */
+enum { OPERAND_THREADS = 256, OPERAND_GROUPS = OPERAND_THREADS / GROUP_LANES }; /* a block */
+
+/* BF16 of x, BF16 of its e4m3 rounding, or the e4m3 codes; the scale goes to `scale`. Rows of both sides start on four
+ * elements; `all` is rows times groups. Eight lanes a group of 128. */
+template <enum operand_form Form>
+static __global__ void __launch_bounds__(OPERAND_THREADS)
+    operand_fours_kernel(const float *x, int64_t row_stride, int64_t head_stride, unsigned heads, unsigned all, int K,
+                         unsigned groups, void *out, float *scale)
+{
+    unsigned at = blockIdx.x * OPERAND_GROUPS + threadIdx.x / GROUP_LANES, r = at / groups, g = at - r * groups;
+    unsigned t = heads == 1 ? r : r / heads, head = r - t * heads;
+    int lane = threadIdx.x % GROUP_LANES, columns = at < all ? K - (int)(g * SCALE_GROUP) : 0;
+    const float *source = x + t * row_stride + head * head_stride + g * SCALE_GROUP;
+    int64_t first = (int64_t)r * K + g * SCALE_GROUP;
+    float4 value[LANE_FOURS];
+    float s = 1.0f, inverse;
+
+#pragma unroll
+    for (int i = 0; i < LANE_FOURS; i++)
+        value[i] = lane_column(lane, i) < columns ? *(const float4 *)(source + lane_column(lane, i))
+                                                  : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    if (Form != OPERAND_BF16) {
+        s = group_scale(value);
+        if (lane == 0 && at < all)
+            scale[at] = s;
+    }
+    inverse = 1.0f / s;
+#pragma unroll
+    for (int i = 0; i < LANE_FOURS; i++) {
+        int64_t place = first + lane_column(lane, i);
+
+        if (lane_column(lane, i) >= columns)
+            continue;
+        if (Form == OPERAND_BF16) {
+            *(uint2 *)((__nv_bfloat16 *)out + place) = four_bf16(value[i]);
+        } else {
+            uint32_t codes = four_codes(value[i], inverse);
+
+            if (Form == OPERAND_E4M3) {
+                *(uint32_t *)((uint8_t *)out + place) = codes;
+            } else {
+                float2 low = e4m3_pair_to_float((uint16_t)codes), high = e4m3_pair_to_float((uint16_t)(codes >> 16));
+
+                *(uint2 *)((__nv_bfloat16 *)out + place) = four_bf16(make_float4(low.x, low.y, high.x, high.y));
+            }
+        }
+    }
+}
+
+/* The same for rows of any alignment. One warp a group. */
 template <enum operand_form Form>
 static __global__ void operand_kernel(const float *x, int64_t row_stride, int64_t head_stride, int heads, int64_t R,
                                       int K, int groups, void *out, float *scale)
@@ -372,7 +422,22 @@ static enum status make_operand(struct ops *ops, enum operand_form form, const f
         status = cuda_scratch(ops, scales, (size_t)R * groups * sizeof(float), &scale);
     if (status)
         return status;
-    if (R > 0) {
+    if (R > 0 && K % 4 == 0 && row_stride % 4 == 0 && head_stride % 4 == 0 && (uintptr_t)x % 16 == 0 &&
+        R * groups <= INT32_MAX) {
+        unsigned all = (unsigned)(R * groups);
+
+        blocks = ceil_div(all, OPERAND_GROUPS);
+        if (form == OPERAND_E4M3)
+            LAUNCH((operand_fours_kernel<OPERAND_E4M3>), blocks, OPERAND_THREADS, 0, stream, x, row_stride, head_stride,
+                   (unsigned)heads, all, K, (unsigned)groups, out, (float *)scale);
+        else if (form == OPERAND_BF16_OF_E4M3)
+            LAUNCH((operand_fours_kernel<OPERAND_BF16_OF_E4M3>), blocks, OPERAND_THREADS, 0, stream, x, row_stride,
+                   head_stride, (unsigned)heads, all, K, (unsigned)groups, out, (float *)scale);
+        else
+            LAUNCH((operand_fours_kernel<OPERAND_BF16>), blocks, OPERAND_THREADS, 0, stream, x, row_stride, head_stride,
+                   (unsigned)heads, all, K, (unsigned)groups, out, (float *)scale);
+        CUDA_LAUNCHED(ops);
+    } else if (R > 0) {
         if (form == OPERAND_E4M3)
             LAUNCH((operand_kernel<OPERAND_E4M3>), blocks, 4 * WARP, 0, stream, x, row_stride, head_stride, heads, R, K,
                    groups, out, (float *)scale);

@@ -9,6 +9,7 @@
 #include "kernels/cuda/impl.cuh"
 #include "kernels/cuda/plans.h"
 #include "kernels/cuda/product.cuh"
+#include "kernels/cuda/quantise.cuh"
 
 enum { MAX_EXPERTS = 1024, MAX_CHOSEN = 32, MAX_GROUPS = 64 };
 
@@ -155,32 +156,73 @@ enum status cuda_router(struct ops *ops, const struct ops_router_args *args)
 
 /* --- Slots ------------------------------------------------------------------------------------------------------ */
 
-/* One block: counts[e], then the first slot of each expert, runs padded to whole tiles. Unused tiles get -1. */
-static __global__ void plan_kernel(const int32_t *experts, int64_t experts_stride, int64_t T, int k, int E,
-                                   int32_t *first_slot, int32_t *tile_expert, int tiles)
+enum { PLAN_THREADS = 1024, PLAN_WARPS = PLAN_THREADS / WARP };
+
+/* One block: counts[e], then the first slot of each expert, runs padded to whole tiles. Unused tiles get -1. Up to
+ * PLAN_THREADS pairs get their slots here as well (`slot_of`), in ascending order; of more, slots_kernel sees to that. */
+static __global__ void __launch_bounds__(PLAN_THREADS)
+    plan_kernel(const int32_t *experts, int64_t experts_stride, int64_t T, int k, int E, int32_t *first_slot,
+                int32_t *tile_expert, int tiles, int32_t *row_index, int32_t *slot_of)
 {
-    __shared__ int32_t count[MAX_EXPERTS];
+    __shared__ int32_t count[MAX_EXPERTS], first[MAX_EXPERTS], chosen[PLAN_THREADS], warp_tiles[PLAN_WARPS];
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, e = threadIdx.x, mine = 0, before, all = 0;
+    int pairs = (int)(T * k);
 
-    for (int e = threadIdx.x; e < E; e += blockDim.x)
-        count[e] = 0;
+    static_assert((int)MAX_EXPERTS <= (int)PLAN_THREADS, "a thread an expert");
+    for (int i = threadIdx.x; i < E; i += PLAN_THREADS)
+        count[i] = 0;
     __syncthreads();
-    for (int64_t i = threadIdx.x; i < T * k; i += blockDim.x)
-        atomicAdd(&count[experts[i / k * experts_stride + i % k]], 1);
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        int tile = 0;
+    for (int i = threadIdx.x; i < pairs; i += PLAN_THREADS) {
+        int32_t expert = experts[i / k * experts_stride + i % k];
 
-        for (int e = 0; e < E; e++) {
-            first_slot[e] = tile * GROUP_TILE_ROWS;
-            for (int rows = count[e]; rows > 0; rows -= GROUP_TILE_ROWS)
-                tile_expert[tile++] = e;
-        }
-        for (; tile < tiles; tile++)
-            tile_expert[tile] = -1;
+        if (i < PLAN_THREADS)
+            chosen[i] = expert;
+        atomicAdd(&count[expert], 1);
+    }
+    if (slot_of)
+        for (int i = threadIdx.x; i < tiles * GROUP_TILE_ROWS; i += PLAN_THREADS)
+            row_index[i] = -1;
+    __syncthreads();
+    if (e < E)
+        mine = (count[e] + GROUP_TILE_ROWS - 1) / GROUP_TILE_ROWS;
+    before = mine;
+    for (int offset = 1; offset < WARP; offset *= 2) {
+        int other = __shfl_up_sync(0xFFFFFFFFu, before, offset);
+
+        if (lane >= offset)
+            before += other;
+    }
+    if (lane == WARP - 1)
+        warp_tiles[warp] = before;
+    before -= mine;
+    __syncthreads();
+    for (int w = 0; w < PLAN_WARPS; w++) {
+        if (w < warp)
+            before += warp_tiles[w];
+        all += warp_tiles[w];
+    }
+    if (e < E) {
+        first[e] = before * GROUP_TILE_ROWS;
+        first_slot[e] = first[e];
+        for (int i = 0; i < mine; i++)
+            tile_expert[before + i] = e;
+    }
+    for (int i = all + (int)threadIdx.x; i < tiles; i += PLAN_THREADS)
+        tile_expert[i] = -1;
+    __syncthreads();
+    if (slot_of && (int)threadIdx.x < pairs) {
+        int32_t expert = chosen[threadIdx.x];
+        int slot = first[expert];
+
+        for (int i = 0; i < (int)threadIdx.x; i++)
+            slot += chosen[i] == expert;
+        row_index[slot] = (int32_t)threadIdx.x;
+        slot_of[threadIdx.x] = slot;
     }
 }
 
-/* One block an expert: its pairs in ascending order to its slots. row_index was filled with -1 before. */
+/* One block an expert: its pairs in ascending order to its slots. row_index was filled with -1 before. The pairs'
+ * experts are read again by each block, out of L2. */
 static __global__ void slots_kernel(const int32_t *experts, int64_t experts_stride, int64_t T, int k,
                                     const int32_t *first_slot, int32_t *row_index, int32_t *slot_of)
 {
@@ -211,48 +253,65 @@ static __global__ void slots_kernel(const int32_t *experts, int64_t experts_stri
     }
 }
 
-/* For the down product the operand's rows are the slots themselves: -1 stays, else the slot's own number. */
-static __global__ void slot_rows_kernel(const int32_t *row_index, int32_t *rows, int64_t slots)
+/* gate = silu(gate) up in the slots in use, zeros in the others. For the down product the operand's rows are the slots
+ * themselves: -1 stays, else the slot's own number. */
+static __global__ void slot_swiglu_kernel(float *gate, const float *up, const int32_t *row_index, int32_t *rows,
+                                          int64_t slots, int J)
 {
-    int64_t slot = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    int64_t slot = blockIdx.x;
+    bool used = row_index[slot] >= 0;
 
-    if (slot < slots)
-        rows[slot] = row_index[slot] < 0 ? -1 : (int32_t)slot;
+    if (threadIdx.x == 0)
+        rows[slot] = used ? (int32_t)slot : -1;
+    for (int j = threadIdx.x; j < J; j += blockDim.x) {
+        float a = used ? gate[slot * J + j] : 0.0f;
+
+        gate[slot * J + j] = used ? a / (1.0f + expf(-a)) * up[slot * J + j] : 0.0f;
+    }
+}
+
+enum { INNER_THREADS = 256, INNER_GROUPS = INNER_THREADS / GROUP_LANES }; /* a block */
+
+static __device__ __forceinline__ float silu_times(float gate, float up)
+{
+    return gate / (1.0f + expf(-gate)) * up;
 }
 
 /* The inner activations of the slots in use straight to e4m3: silu(gate) up, one scale a group of 128, and the row of
- * each slot as the last product reads it. One warp a slot and group; rounds as swiglu and then operand_kernel do. */
-static __global__ void inner_codes_kernel(const float *gate, const float *up, const int32_t *row_index, int64_t slots,
-                                          int J, int groups, uint8_t *codes, float *scale, int32_t *rows)
+ * each slot as the last product reads it. Rounds as swiglu and then operand_kernel do; J is a multiple of 4. */
+static __global__ void __launch_bounds__(INNER_THREADS)
+    inner_codes_kernel(const float *gate, const float *up, const int32_t *row_index, unsigned all, int J,
+                       unsigned groups, uint8_t *codes, float *scale, int32_t *rows)
 {
-    int64_t at = (int64_t)blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP, slot = at / groups;
-    int g = (int)(at % groups), lane = threadIdx.x % WARP, start = g * SCALE_GROUP;
-    float value[SCALE_GROUP / WARP] = {}, amax = 0.0f, s;
+    unsigned at = blockIdx.x * INNER_GROUPS + threadIdx.x / GROUP_LANES, slot = at / groups, g = at - slot * groups;
+    int lane = threadIdx.x % GROUP_LANES;
+    bool used = at < all && row_index[slot] >= 0;
+    int columns = used ? J - (int)(g * SCALE_GROUP) : 0;
+    int64_t first = (int64_t)slot * J + g * SCALE_GROUP;
+    float4 value[LANE_FOURS];
+    float s, inverse;
 
-    if (slot >= slots)
-        return;
-    if (g == 0 && lane == 0)
-        rows[slot] = row_index[slot] < 0 ? -1 : (int32_t)slot;
-    if (row_index[slot] < 0)
-        return;
+    if (at < all && g == 0 && lane == 0)
+        rows[slot] = used ? (int32_t)slot : -1;
 #pragma unroll
-    for (int i = 0; i < SCALE_GROUP / WARP; i++) {
-        int j = start + lane + i * WARP;
+    for (int i = 0; i < LANE_FOURS; i++) {
+        value[i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        if (lane_column(lane, i) < columns) {
+            float4 a = *(const float4 *)(gate + first + lane_column(lane, i));
+            float4 b = *(const float4 *)(up + first + lane_column(lane, i));
 
-        if (j < J) {
-            float a = gate[slot * J + j];
-
-            value[i] = a / (1.0f + expf(-a)) * up[slot * J + j];
+            value[i] =
+                make_float4(silu_times(a.x, b.x), silu_times(a.y, b.y), silu_times(a.z, b.z), silu_times(a.w, b.w));
         }
-        amax = fmaxf(amax, fabsf(value[i]));
     }
-    s = ue8m0_scale(warp_max(amax));
-    if (lane == 0)
-        scale[slot * groups + g] = s;
+    s = group_scale(value);
+    inverse = 1.0f / s;
+    if (used && lane == 0)
+        scale[at] = s;
 #pragma unroll
-    for (int i = 0; i < SCALE_GROUP / WARP; i++)
-        if (start + lane + i * WARP < J)
-            codes[slot * J + start + lane + i * WARP] = float_to_e4m3(value[i] / s);
+    for (int i = 0; i < LANE_FOURS; i++)
+        if (lane_column(lane, i) < columns)
+            *(uint32_t *)(codes + first + lane_column(lane, i)) = four_codes(value[i], inverse);
 }
 
 /* The left side of the last product and the row of each slot in it. */
@@ -265,26 +324,19 @@ static enum status inner_operand(struct ops *ops, const struct cuda_weight *down
     void *codes, *scale;
     enum status status;
 
-    if (down->dtype != DTYPE_F8E4M3 || !product_takes_wgmma(backend_of(ops), down->dtype, down->numerics, J)) {
-        struct tensor g = tensor_2d(DTYPE_F32, gate, slots, J), u = tensor_2d(DTYPE_F32, up, slots, J);
-
-        /* Padding slots hold whatever was there; nothing reads their products. */
-        status = cuda_swiglu(ops, &g, &u, &g);
-        if (!status)
-            status = cuda_operand(ops, down, gate, J, 0, 1, slots, (int)J, SCRATCH_A, SCRATCH_B, operand);
-        if (status)
-            return status;
-        LAUNCH((slot_rows_kernel), ceil_div(slots, 256), 256, 0, stream, row_index, rows, slots);
+    if (down->dtype != DTYPE_F8E4M3 || !product_takes_wgmma(backend_of(ops), down->dtype, down->numerics, J) ||
+        slots * groups > INT32_MAX) {
+        LAUNCH((slot_swiglu_kernel), (unsigned)slots, 256, 0, stream, gate, up, row_index, rows, slots, (int)J);
         CUDA_LAUNCHED(ops);
-        return STATUS_OK;
+        return cuda_operand(ops, down, gate, J, 0, 1, slots, (int)J, SCRATCH_A, SCRATCH_B, operand);
     }
     status = cuda_scratch(ops, SCRATCH_A, (size_t)(slots * J), &codes);
     if (!status)
         status = cuda_scratch(ops, SCRATCH_B, (size_t)(slots * groups) * sizeof(float), &scale);
     if (status)
         return status;
-    LAUNCH((inner_codes_kernel), ceil_div(slots * groups, 4), 4 * WARP, 0, stream, gate, up, row_index, slots, (int)J,
-           groups, (uint8_t *)codes, (float *)scale, rows);
+    LAUNCH((inner_codes_kernel), ceil_div(slots * groups, INNER_GROUPS), INNER_THREADS, 0, stream, gate, up, row_index,
+           (unsigned)(slots * groups), (int)J, (unsigned)groups, (uint8_t *)codes, (float *)scale, rows);
     CUDA_LAUNCHED(ops);
     *operand = {};
     operand->codes = (const uint8_t *)codes;
@@ -294,32 +346,75 @@ static enum status inner_operand(struct ops *ops, const struct cuda_weight *down
     return STATUS_OK;
 }
 
-/* y[t] += sum over its experts in ascending order. One thread an element. */
-static __global__ void combine_kernel(const float *out, const int32_t *experts, int64_t experts_stride,
-                                      const float *weights, int64_t weights_stride, const int32_t *slot_of, int64_t T,
-                                      int k, int D, float *y, int64_t y_stride)
+enum { COMBINE_THREADS = 256 };
+
+/* y[t] += sum over its experts in ascending order. A block a token and 1024 columns; the order of the experts is found
+ * once. Fours: rows of y start on four elements. */
+template <bool Fours>
+static __global__ void __launch_bounds__(COMBINE_THREADS)
+    combine_kernel(const float *out, const int32_t *experts, int64_t experts_stride, const float *weights,
+                   int64_t weights_stride, const int32_t *slot_of, int k, int D, float *y, int64_t y_stride)
 {
-    int64_t at = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, t = at / D;
-    int d = (int)(at % D), last = -1;
-    float sum = 0.0f;
+    __shared__ int32_t chosen[MAX_CHOSEN];
+    __shared__ const float *row[MAX_CHOSEN];
+    __shared__ float weight[MAX_CHOSEN];
+    int64_t t = blockIdx.x;
+    int j = threadIdx.x, width = COMBINE_THREADS * (Fours ? 4 : 1), rank = 0;
+    int d = (int)blockIdx.y * width + (int)threadIdx.x * (Fours ? 4 : 1);
 
-    if (t >= T)
-        return;
-    for (int round = 0; round < k; round++) {
-        int next = INT32_MAX, chosen = 0;
-
-        for (int j = 0; j < k; j++) {
-            int e = experts[t * experts_stride + j];
-
-            if (e > last && e < next) {
-                next = e;
-                chosen = j;
-            }
-        }
-        last = next;
-        sum = fmaf(weights[t * weights_stride + chosen], out[(int64_t)slot_of[t * k + chosen] * D + d], sum);
+    if (j < k)
+        chosen[j] = experts[t * experts_stride + j];
+    __syncthreads();
+    if (j < k) {
+        for (int i = 0; i < k; i++)
+            rank += chosen[i] < chosen[j] || (chosen[i] == chosen[j] && i < j);
+        row[rank] = out + (int64_t)slot_of[t * k + j] * D;
+        weight[rank] = weights[t * weights_stride + j];
     }
-    y[t * y_stride + d] += sum;
+    __syncthreads();
+    if (d >= D)
+        return;
+    if (Fours) {
+        float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f), *place = (float4 *)(y + t * y_stride + d), old = *place;
+
+#pragma unroll 8
+        for (int i = 0; i < k; i++) {
+            float4 value = *(const float4 *)(row[i] + d);
+
+            sum.x = fmaf(weight[i], value.x, sum.x);
+            sum.y = fmaf(weight[i], value.y, sum.y);
+            sum.z = fmaf(weight[i], value.z, sum.z);
+            sum.w = fmaf(weight[i], value.w, sum.w);
+        }
+        *place = make_float4(old.x + sum.x, old.y + sum.y, old.z + sum.z, old.w + sum.w);
+    } else {
+        float sum = 0.0f;
+
+        for (int i = 0; i < k; i++)
+            sum = fmaf(weight[i], row[i][d], sum);
+        y[t * y_stride + d] += sum;
+    }
+}
+
+/* D / 1024 blocks a token in y: at most 65,535. */
+static enum status combine(struct ops *ops, const struct ops_moe_args *args, const float *out, const int32_t *slot_of)
+{
+    int64_t T = args->x->dims[0], D = args->x->dims[1], stride = args->y->strides[0];
+    const int32_t *experts = (const int32_t *)args->experts->data;
+    const float *weights = (const float *)args->weights->data;
+    float *y = (float *)args->y->data;
+    int k = (int)args->experts->dims[1];
+    bool fours = D % 4 == 0 && stride % 4 == 0 && (uintptr_t)y % 16 == 0;
+    dim3 grid((unsigned)T, ceil_div(D, COMBINE_THREADS * (fours ? 4 : 1)));
+
+    if (fours)
+        LAUNCH((combine_kernel<true>), grid, COMBINE_THREADS, 0, backend_of(ops)->stream, out, experts,
+               args->experts->strides[0], weights, args->weights->strides[0], slot_of, k, (int)D, y, stride);
+    else
+        LAUNCH((combine_kernel<false>), grid, COMBINE_THREADS, 0, backend_of(ops)->stream, out, experts,
+               args->experts->strides[0], weights, args->weights->strides[0], slot_of, k, (int)D, y, stride);
+    CUDA_LAUNCHED(ops);
+    return STATUS_OK;
 }
 
 enum status cuda_moe(struct ops *ops, const struct ops_moe_args *args)
@@ -337,6 +432,7 @@ enum status cuda_moe(struct ops *ops, const struct ops_moe_args *args)
     int32_t *first_slot, *tile_expert, *row_index, *slot_of, *rows;
     float *gate, *up, *out;
     void *memory;
+    bool few;
     enum status status;
 
     if (T == 0)
@@ -360,13 +456,16 @@ enum status cuda_moe(struct ops *ops, const struct ops_moe_args *args)
     if (status)
         return status;
 
-    CUDA_TRY(ops, cudaMemsetAsync(row_index, 0xFF, (size_t)slots * sizeof(int32_t), stream));
-    LAUNCH((plan_kernel), 1, 1024, 0, stream, experts, args->experts->strides[0], T, k, E, first_slot, tile_expert,
-           (int)tiles);
+    few = T * k <= PLAN_THREADS;
+    LAUNCH((plan_kernel), 1, PLAN_THREADS, 0, stream, experts, args->experts->strides[0], T, k, E, first_slot,
+           tile_expert, (int)tiles, row_index, few ? slot_of : (int32_t *)NULL);
     CUDA_LAUNCHED(ops);
-    LAUNCH((slots_kernel), (unsigned)E, 1024, 0, stream, experts, args->experts->strides[0], T, k, first_slot,
-           row_index, slot_of);
-    CUDA_LAUNCHED(ops);
+    if (!few) {
+        CUDA_TRY(ops, cudaMemsetAsync(row_index, 0xFF, (size_t)slots * sizeof(int32_t), stream));
+        LAUNCH((slots_kernel), (unsigned)E, 1024, 0, stream, experts, args->experts->strides[0], T, k, first_slot,
+               row_index, slot_of);
+        CUDA_LAUNCHED(ops);
+    }
 
     group.tile_expert = tile_expert;
     group.row_index = row_index;
@@ -392,11 +491,5 @@ enum status cuda_moe(struct ops *ops, const struct ops_moe_args *args)
         group.scales = (const float *const *)tables[5];
         status = cuda_product(ops, &operand, cuda_weight_of(args->down[0]), slots, &group, out, D, 0, false);
     }
-    if (status)
-        return status;
-    LAUNCH((combine_kernel), ceil_div(T * D, 256), 256, 0, stream, out, experts, args->experts->strides[0],
-           (const float *)args->weights->data, args->weights->strides[0], slot_of, T, k, (int)D, (float *)args->y->data,
-           args->y->strides[0]);
-    CUDA_LAUNCHED(ops);
-    return STATUS_OK;
+    return status ? status : combine(ops, args, out, slot_of);
 }

@@ -41,4 +41,10 @@ static inline uint8_t __nv_cvt_float_to_fp8(float value, int saturate, int kind)
     return e4m3_from_f32(value);
 }
 
+static inline uint16_t __nv_cvt_float2_to_fp8x2(float2 pair, int saturate, int kind)
+{
+    return (uint16_t)(__nv_cvt_float_to_fp8(pair.x, saturate, kind) | __nv_cvt_float_to_fp8(pair.y, saturate, kind)
+                                                                          << 8);
+}
+
 #endif
