@@ -144,7 +144,8 @@ static void bench_init(struct bench *b, struct ops *ops)
     k_pe = tensor_2d(DTYPE_F32, values + (int64_t)b->visible * b->shape.Dv, b->visible, b->shape.Dr);
     slot = tensor_1d(DTYPE_I32, slots, b->visible);
     pool = tensor_3d(DTYPE_U8, b->pool, page_count, CACHE_PAGE_TOKENS, (int64_t)cache_record_bytes(&b->cache));
-    if (ops_latent_write(ops, &(struct ops_latent_write_args){&c, &k_pe, &rows, b->cache, &pool}))
+    if (ops_latent_write(ops, &(struct ops_latent_write_args){
+                                  .c = &c, .k_pe = &k_pe, .rows = &rows, .shape = b->cache, .pool = &pool}))
         fprintf(stderr, "dsa-bench: %s\n", ops_last_error(ops));
     free(values);
     free(slots);

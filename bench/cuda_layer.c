@@ -94,14 +94,6 @@ static void rope(struct layer *l, struct tensor x, const struct tensor *position
     OP(l, PART_ROWS, ops_rope(l->ops, &(struct ops_rope_args){&x, &l->rope, position, style}));
 }
 
-static struct tensor one_head(struct tensor rows)
-{
-    struct tensor t = tensor_3d(DTYPE_F32, rows.data, rows.dims[0], 1, rows.dims[1]);
-
-    t.strides[0] = rows.strides[0];
-    return t;
-}
-
 static struct tensor flat(const struct tensor *heads)
 {
     return tensor_2d(DTYPE_F32, heads->data, heads->dims[0], heads->dims[1] * heads->dims[2]);
@@ -123,18 +115,11 @@ static void index_part(struct layer *l, struct pass *p)
 {
     struct tensor q = flat(&p->index_q), all = by_head(&p->index_q);
     struct ops_indexer_args args = {&p->index_q, &p->index_w, &p->rows, l->cache.shape, &l->cache.index};
-    struct ops_layernorm_args norm = {&p->index_k, &l->index_norm, &l->index_bias, 1e-6f, &p->index_k};
-    struct ops_index_write_args write = {&p->index_k, &p->rows, l->cache.shape, &l->cache.index};
+    struct ops_index_write_args write = {&p->index_k, &p->rows, l->cache.shape, &l->cache.index,
+                                         &l->index_norm, &l->index_bias, 1e-6f,
+                                         {&l->rope, &p->position, ROPE_HALF_SPLIT}, true};
 
     linear(l, PART_FP8, &p->normed, l->index_k, &p->index_k);
-    OP(l, PART_ROWS, ops_layernorm(l->ops, &norm));
-    rope(l,
-         tensor_columns(
-             &(struct tensor){
-                 DTYPE_F32, 3, {p->index_k.dims[0], 1, INDEX_DIM}, {INDEX_DIM, INDEX_DIM, 1}, p->index_k.data},
-             0, ROPE),
-         &p->position, ROPE_HALF_SPLIT);
-    OP(l, PART_ROWS, ops_hadamard(l->ops, &p->index_k));
     OP(l, PART_ROWS, ops_index_write(l->ops, &write));
     if (p->rows.visible_max <= TOP_K)
         return;
@@ -150,7 +135,8 @@ static void attention_part(struct layer *l, struct pass *p)
     struct tensor q = flat(&p->q), q_nope = tensor_columns(&p->q, 0, NOPE), q_pe = tensor_columns(&p->q, NOPE, ROPE);
     struct tensor latent = tensor_columns(&p->kv, 0, LATENT), k_pe = tensor_columns(&p->kv, LATENT, ROPE);
     struct tensor heads = flat(&p->heads);
-    struct ops_latent_write_args write = {&latent, &k_pe, &p->rows, l->cache.shape, &l->cache.latent};
+    struct ops_latent_write_args write = {&latent, &k_pe, &p->rows, l->cache.shape, &l->cache.latent,
+                                          {&l->rope, &p->position, ROPE_INTERLEAVED}};
     struct ops_attention_args args = {&p->q_latent,     &q_pe,   NULL,         &p->rows, l->cache.shape,
                                       &l->cache.latent, 0.1352f, &p->o_latent, NULL};
 
@@ -158,7 +144,6 @@ static void attention_part(struct layer *l, struct pass *p)
     linear(l, PART_FP8, &p->normed, l->kv_a, &p->kv);
     rmsnorm(l, &p->qr, NULL, &l->norm_q, &p->qr);
     rmsnorm(l, &latent, NULL, &l->norm_kv, &latent);
-    rope(l, one_head(k_pe), &p->position, ROPE_INTERLEAVED);
     OP(l, PART_ROWS, ops_latent_write(l->ops, &write));
     linear(l, PART_FP8, &p->qr, l->q_b, &q);
     rope(l, q_pe, &p->position, ROPE_INTERLEAVED);

@@ -29,21 +29,19 @@ static enum status rotate(struct pass *p, struct tensor *heads)
 static enum status cache_key(struct pass *p, const struct layer_weights *w, int layer)
 {
     struct ops *ops = p->model->ops;
-    struct tensor one_head = tensor_3d(DTYPE_F32, p->index_k.data, p->index_k.dims[0], 1, p->index_k.dims[1]);
     struct ops_linear_args project = {.x = &p->normed, .w = w->index_k, .y = &p->index_k};
-    struct ops_layernorm_args norm = {&p->index_k, &w->index_norm, &w->index_norm_bias, index_norm_eps, &p->index_k};
-    struct ops_index_write_args write = {&p->index_k, &p->rows, kv_cache_shape(p->cache, layer),
-                                         kv_cache_index(p->cache, layer)};
-    enum status s;
+    struct ops_index_write_args write = {.k = &p->index_k,
+                                         .rows = &p->rows,
+                                         .shape = kv_cache_shape(p->cache, layer),
+                                         .pool = kv_cache_index(p->cache, layer),
+                                         .norm = &w->index_norm,
+                                         .norm_bias = &w->index_norm_bias,
+                                         .norm_eps = index_norm_eps,
+                                         .rope = {&p->model->rope_table, &p->position, p->model->config.index_rope},
+                                         .hadamard = p->model->numerics == NUMERICS_FP8};
+    enum status s = ops_linear(ops, &project);
 
-    s = ops_linear(ops, &project);
-    if (!s)
-        s = ops_layernorm(ops, &norm);
-    if (!s)
-        s = rotate(p, &one_head);
-    if (!s)
-        s = ops_index_write(ops, &write);
-    return s;
+    return s ? s : ops_index_write(ops, &write);
 }
 
 static enum status trace_scores(struct pass *p, int layer, const struct ops_indexer_args *args)

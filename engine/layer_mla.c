@@ -37,22 +37,20 @@ static enum status cache_latent(struct pass *p, const struct layer_weights *w, i
 {
     const struct model_config *c = &p->model->config;
     struct ops *ops = p->model->ops;
-    int64_t T = p->kv.dims[0], width = p->kv.dims[1];
     struct tensor latent = tensor_columns(&p->kv, 0, c->latent), k_pe = tensor_columns(&p->kv, c->latent, c->rope);
-    struct tensor k_heads = tensor_3d(DTYPE_F32, k_pe.data, T, 1, c->rope); /* one head, for the rotation */
     struct ops_linear_args project = {.x = &p->normed, .w = w->kv_a, .y = &p->kv};
     struct ops_rmsnorm_args norm = {.x = &latent, .weight = &w->kv_norm, .eps = c->norm_eps, .y = &latent};
-    struct ops_rope_args rope = {&k_heads, &p->model->rope_table, &p->position, ROPE_INTERLEAVED};
-    struct ops_latent_write_args write = {&latent, &k_pe, &p->rows, kv_cache_shape(p->cache, layer),
-                                          kv_cache_latent(p->cache, layer)};
+    struct ops_latent_write_args write = {.c = &latent,
+                                          .k_pe = &k_pe,
+                                          .rows = &p->rows,
+                                          .shape = kv_cache_shape(p->cache, layer),
+                                          .pool = kv_cache_latent(p->cache, layer),
+                                          .rope = {&p->model->rope_table, &p->position, ROPE_INTERLEAVED}};
     enum status s;
 
-    k_heads.strides[0] = width;
     s = ops_linear(ops, &project);
     if (!s)
         s = ops_rmsnorm(ops, &norm);
-    if (!s)
-        s = ops_rope(ops, &rope);
     if (!s)
         s = ops_latent_write(ops, &write);
     return s;

@@ -529,12 +529,17 @@ enum status ops_rope(struct ops *ops, const struct ops_rope_args *args)
     return tensor_count(args->x) ? ops->backend->rope(ops, args) : STATUS_OK;
 }
 
+static bool is_hadamard_width(int64_t Di)
+{
+    return Di >= 1 && Di <= 4096 && !(Di & (Di - 1));
+}
+
 enum status ops_hadamard(struct ops *ops, struct tensor *x)
 {
     struct call call = {ops, "hadamard", false};
 
     WANT_AS(&call, "x", x, DTYPE_F32, ANY, ANY);
-    if (!call.wrong && (x->dims[1] < 1 || x->dims[1] > 4096 || (x->dims[1] & (x->dims[1] - 1))))
+    if (!call.wrong && !is_hadamard_width(x->dims[1]))
         wrong(&call, "Di is %lld, not a power of two up to 4096", (long long)x->dims[1]);
     if (call.wrong)
         return STATUS_BUG;
@@ -542,6 +547,22 @@ enum status ops_hadamard(struct ops *ops, struct tensor *x)
 }
 
 /* --- Caches ---------------------------------------------------------------------------------------- */
+
+/* Of the first values of rows of `width`, or (`whole`) of all. */
+static void want_rotation(struct call *call, const struct ops_rotation *rope, int64_t T, int64_t width, bool whole)
+{
+    int64_t R = dim(rope->table, 1);
+
+    if (!rope->table)
+        return;
+    WANT_AS(call, "rope.table", rope->table, DTYPE_F32, ANY, ANY);
+    WANT_AS(call, "rope.position", rope->position, DTYPE_I32, T);
+    if (!call->wrong && (R % 2 || R > width || (whole && R != width)))
+        wrong(call, "%lld of %lld values cannot be rotated", (long long)R, (long long)width);
+    if (!call->wrong && rope->style != ROPE_INTERLEAVED && rope->style != ROPE_HALF_SPLIT)
+        wrong(call, "unknown style %d", (int)rope->style);
+    want_range(call, "rope.position", rope->position, 0, dim(rope->table, 0));
+}
 
 enum status ops_latent_write(struct ops *ops, const struct ops_latent_write_args *args)
 {
@@ -551,6 +572,7 @@ enum status ops_latent_write(struct ops *ops, const struct ops_latent_write_args
     want_latent_pool(&call, &args->shape, args->pool);
     WANT(&call, args, c, DTYPE_F32, ANY, args->shape.Dv);
     WANT(&call, args, k_pe, DTYPE_F32, T, args->shape.Dr);
+    want_rotation(&call, &args->rope, T, args->shape.Dr, true);
     want_slots(&call, args->rows, T, args->pool);
     if (call.wrong)
         return STATUS_BUG;
@@ -564,6 +586,13 @@ enum status ops_index_write(struct ops *ops, const struct ops_index_write_args *
 
     want_index_pool(&call, &args->shape, args->pool);
     WANT(&call, args, k, DTYPE_F32, ANY, args->shape.Di);
+    if (args->norm || args->norm_bias) {
+        WANT(&call, args, norm, DTYPE_F32, args->shape.Di);
+        WANT(&call, args, norm_bias, DTYPE_F32, args->shape.Di);
+    }
+    want_rotation(&call, &args->rope, T, args->shape.Di, false);
+    if (!call.wrong && args->hadamard && !is_hadamard_width(args->shape.Di))
+        wrong(&call, "Di is %d, not a power of two up to 4096", args->shape.Di);
     want_slots(&call, args->rows, T, args->pool);
     if (call.wrong)
         return STATUS_BUG;

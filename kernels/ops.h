@@ -266,21 +266,36 @@ struct ops_rows {
     int32_t visible_max;             /* the largest of visible, known on the host */
 };
 
-/* Writes latent c F32 [T, Dv] (after kv_a_layernorm) and k_pe F32 [T, Dr] (after RoPE) at slot[t]. */
+/* A rotation on the way into a cache, of the first values of each row: ops_rope() with one head. */
+struct ops_rotation {
+    const struct tensor *table;    /* F32 [P, even]; NULL: none */
+    const struct tensor *position; /* I32 [T], 0 <= position < P */
+    enum rope_style style;
+};
+
+/* Writes latent c F32 [T, Dv] (after kv_a_layernorm) and k_pe F32 [T, Dr], after `rope` or rotated before, at slot[t].
+ * Where a write changes its rows first, the bits written are those of the ops one after another, and the rows hold
+ * nothing of use afterwards. */
 struct ops_latent_write_args {
     const struct tensor *c, *k_pe;
     const struct ops_rows *rows;
     struct cache_shape shape;
     struct tensor *pool;
+    struct ops_rotation rope; /* of all Dr values */
 };
 enum status ops_latent_write(struct ops *ops, const struct ops_latent_write_args *args) MUST_CHECK;
 
-/* Writes indexer keys k F32 [T, Di] (after LayerNorm, RoPE and, in FP8, Hadamard) at slot[t]. */
+/* Writes indexer keys k F32 [T, Di] at slot[t], after LayerNorm, RoPE and Hadamard as far as they are asked for here,
+ * in this order; what is not has been done before. */
 struct ops_index_write_args {
     const struct tensor *k;
     const struct ops_rows *rows;
     struct cache_shape shape;
     struct tensor *pool;
+    const struct tensor *norm, *norm_bias; /* F32 [Di]; both NULL: none */
+    float norm_eps;
+    struct ops_rotation rope;
+    bool hadamard; /* Di is a power of two up to 4096 */
 };
 enum status ops_index_write(struct ops *ops, const struct ops_index_write_args *args) MUST_CHECK;
 

@@ -109,24 +109,28 @@ enum status cpu_swiglu(struct ops *ops, const struct tensor *gate, const struct 
     return for_rows(ops, y->dims[0], 4 * y->dims[1], swiglu_row, &(struct three){gate, up, y});
 }
 
+/* One head; `cosine` is the position's row of the table. */
+static void rotate(float *x, const float *cosine, int64_t half, enum rope_style style)
+{
+    const float *sine = cosine + half;
+    bool split = style == ROPE_HALF_SPLIT;
+
+    for (int64_t i = 0; i < half; i++) {
+        float *a = split ? x + i : x + 2 * i, *b = split ? x + i + half : a + 1;
+        float real = *a * cosine[i] - *b * sine[i], imaginary = *a * sine[i] + *b * cosine[i];
+
+        *a = real;
+        *b = imaginary;
+    }
+}
+
 static void rope_row(const void *context, const struct cpu_isa *isa, int64_t t)
 {
     const struct ops_rope_args *args = context;
-    int64_t half = args->x->dims[2] / 2;
-    const float *cosine = row_f32(args->table, *row_i32(args->position, t)), *sine = cosine + half;
-    bool split = args->style == ROPE_HALF_SPLIT;
+    const float *cosine = row_f32(args->table, *row_i32(args->position, t));
 
-    for (int64_t h = 0; h < args->x->dims[1]; h++) {
-        float *x = row2_f32(args->x, t, h);
-
-        for (int64_t i = 0; i < half; i++) {
-            float *a = split ? x + i : x + 2 * i, *b = split ? x + i + half : a + 1;
-            float real = *a * cosine[i] - *b * sine[i], imaginary = *a * sine[i] + *b * cosine[i];
-
-            *a = real;
-            *b = imaginary;
-        }
-    }
+    for (int64_t h = 0; h < args->x->dims[1]; h++)
+        rotate(row2_f32(args->x, t, h), cosine, args->x->dims[2] / 2, args->style);
 }
 
 enum status cpu_rope(struct ops *ops, const struct ops_rope_args *args)
@@ -148,14 +152,22 @@ enum status cpu_hadamard(struct ops *ops, struct tensor *x)
 
 /* --- Caches ------------------------------------------------------------------------------------------ */
 
+static void rotate_row(const struct ops_rotation *rope, int64_t t, float *x)
+{
+    if (rope->table)
+        rotate(x, row_f32(rope->table, *row_i32(rope->position, t)), rope->table->dims[1] / 2, rope->style);
+}
+
 static void latent_row(const void *context, const struct cpu_isa *isa, int64_t t)
 {
     const struct ops_latent_write_args *args = context;
     int Dv = args->shape.Dv, Dr = args->shape.Dr, groups = (Dv + FP8_GROUP - 1) / FP8_GROUP;
     int32_t slot = *row_i32(args->rows->slot, t);
     uint8_t *record = pool_record(args->pool, slot / CACHE_PAGE_TOKENS, slot % CACHE_PAGE_TOKENS);
-    const float *c = row_f32(args->c, t), *k_pe = row_f32(args->k_pe, t);
+    const float *c = row_f32(args->c, t);
+    float *k_pe = row_f32(args->k_pe, t);
 
+    rotate_row(&args->rope, t, k_pe);
     if (args->shape.numerics == NUMERICS_PLAIN) {
         memcpy(record, c, 4 * (size_t)Dv);
         memcpy(record + 4 * (size_t)Dv, k_pe, 4 * (size_t)Dr);
@@ -185,8 +197,13 @@ static void index_row(const void *context, const struct cpu_isa *isa, int64_t t)
     int Di = args->shape.Di;
     int32_t slot = *row_i32(args->rows->slot, t), offset = slot % CACHE_PAGE_TOKENS;
     uint8_t *page = pool_page(args->pool, slot / CACHE_PAGE_TOKENS);
-    const float *k = row_f32(args->k, t);
+    float *k = row_f32(args->k, t);
 
+    if (args->norm)
+        isa->layernorm(k, row_f32(args->norm, 0), row_f32(args->norm_bias, 0), args->norm_eps, k, Di);
+    rotate_row(&args->rope, t, k);
+    if (args->hadamard)
+        isa->hadamard(k, Di);
     if (args->shape.numerics == NUMERICS_PLAIN) {
         memcpy(page + (size_t)offset * 4 * (size_t)Di, k, 4 * (size_t)Di);
     } else {

@@ -1,13 +1,11 @@
 /* rows.cu: the ops on rows of the residual stream: embedding, norms, add, SwiGLU, RoPE, Hadamard.
  *
  * All are bound by memory: each value is read once and written once. One block a row (norms), one warp a row (Hadamard
- * of 128), or one thread four elements or a pair; row strides are free, the last stride is 1. Forms that read four
- * elements at a time take rows that start on 16 bytes; plain ones take the others. Fusing a norm with quantisation and
- * RoPE with the cache write is kernels/cuda/README.md, "What is next". */
-#include "kernels/cuda/device.cuh"
+ * of 32 to 256), or one thread four elements or a pair; row strides are free, the last stride is 1. Forms that read four
+ * elements at a time take rows that start on 16 bytes; plain ones take the others. cache.cu does some of this on the way
+ * into the caches (rows.cuh); fusing a norm with quantisation is kernels/cuda/README.md, "What is next". */
 #include "kernels/cuda/impl.cuh"
-
-enum { ROW_THREADS = 256 };
+#include "kernels/cuda/rows.cuh"
 
 /* Whether rows of a tensor start on 16 bytes. */
 static bool in_fours(const struct tensor *t)
@@ -147,16 +145,10 @@ static __global__ void layernorm_kernel(const float *x, int64_t x_stride, const 
 {
     __shared__ float partial[WARP];
     const float *row = x + blockIdx.x * x_stride;
-    float sum = 0.0f, squares = 0.0f, mean, scale;
+    struct layernorm norm = layernorm_of(row, D, eps, partial);
 
     for (int d = threadIdx.x; d < D; d += blockDim.x)
-        sum += row[d];
-    mean = block_sum(sum, partial) / (float)D;
-    for (int d = threadIdx.x; d < D; d += blockDim.x)
-        squares += (row[d] - mean) * (row[d] - mean);
-    scale = 1.0f / sqrtf(block_sum(squares, partial) / (float)D + eps);
-    for (int d = threadIdx.x; d < D; d += blockDim.x)
-        y[blockIdx.x * y_stride + d] = (row[d] - mean) * scale * weight[d] + bias[d];
+        y[blockIdx.x * y_stride + d] = layernorm_value(norm, row[d], weight[d], bias[d]);
 }
 
 enum status cuda_layernorm(struct ops *ops, const struct ops_layernorm_args *args)
@@ -275,18 +267,18 @@ static __global__ void rope_kernel(float *x, int64_t row_stride, int64_t head_st
 {
     Index at = (Index)blockIdx.x * blockDim.x + threadIdx.x, row = at / half, t = row / H;
     int i = (int)(at - row * half), h = (int)(row - t * H);
-    int first = interleaved ? 2 * i : i, second = interleaved ? 2 * i + 1 : i + half;
+    int first = rope_first(i, interleaved), second = rope_second(i, half, interleaved);
     const float *angles;
-    float *pair, a, b;
+    float *pair;
+    float2 turned;
 
     if (t >= T)
         return;
     angles = table + position[t] * table_stride;
     pair = x + t * row_stride + h * head_stride;
-    a = pair[first];
-    b = pair[second];
-    pair[first] = a * angles[i] - b * angles[half + i];
-    pair[second] = a * angles[half + i] + b * angles[i];
+    turned = rope_pair(pair[first], pair[second], angles[i], angles[half + i]);
+    pair[first] = turned.x;
+    pair[second] = turned.y;
 }
 
 enum status cuda_rope(struct ops *ops, const struct ops_rope_args *args)
@@ -311,7 +303,45 @@ enum status cuda_rope(struct ops *ops, const struct ops_rope_args *args)
     return STATUS_OK;
 }
 
-/* --- Hadamard: one block a row, Di / 2 threads, log2(Di) butterfly stages in shared memory --------------------- */
+/* --- Hadamard: a warp a row in registers for 32 to 256 values; else a block a row in shared memory -------------- */
+
+enum { HADAMARD_WARPS = 8 };
+
+/* Value j of a lane is number lane + 32 j: the first five stages are shuffles, the others stay in the lane. The same
+ * sums in the same order as hadamard_in_shared(). */
+template <int Values>
+static __global__ void __launch_bounds__(HADAMARD_WARPS *WARP)
+    hadamard_warp_kernel(float *x, int64_t stride, int64_t rows, float norm)
+{
+    int64_t r = (int64_t)blockIdx.x * HADAMARD_WARPS + threadIdx.x / WARP;
+    int lane = threadIdx.x % WARP;
+    float *row = x + r * stride + lane;
+    float value[Values];
+
+    if (r >= rows)
+        return;
+    for (int j = 0; j < Values; j++)
+        value[j] = bf16_round(row[j * WARP]);
+    for (int width = 1; width < WARP; width *= 2) {
+        for (int j = 0; j < Values; j++) {
+            float other = __shfl_xor_sync(0xFFFFFFFFu, value[j], width);
+
+            value[j] = lane & width ? other - value[j] : value[j] + other;
+        }
+    }
+    for (int width = 1; width < Values; width *= 2) {
+        for (int j = 0; j < Values; j++) {
+            if (!(j & width)) {
+                float a = value[j], b = value[j + width];
+
+                value[j] = a + b;
+                value[j + width] = a - b;
+            }
+        }
+    }
+    for (int j = 0; j < Values; j++)
+        row[j * WARP] = bf16_round(value[j] * norm);
+}
 
 static __global__ void hadamard_kernel(float *x, int64_t stride, int Di, float norm)
 {
@@ -320,81 +350,32 @@ static __global__ void hadamard_kernel(float *x, int64_t stride, int Di, float n
 
     for (int d = threadIdx.x; d < Di; d += blockDim.x)
         row[d] = bf16_round(source[d]);
-    __syncthreads();
-    for (int width = 1; width < Di; width *= 2) {
-        for (int pair = threadIdx.x; pair < Di / 2; pair += blockDim.x) {
-            int low = pair / width * 2 * width + pair % width;
-            float a = row[low], b = row[low + width];
-
-            row[low] = a + b;
-            row[low + width] = a - b;
-        }
-        __syncthreads();
-    }
+    hadamard_in_shared(row, Di);
     for (int d = threadIdx.x; d < Di; d += blockDim.x)
         source[d] = bf16_round(row[d] * norm);
-}
-
-enum { HADAMARD_WIDTH = 128 };
-
-/* Rows of 128, one warp each: lane l holds columns 4 l to 4 l + 3. Stages of widths 1 and 2 lie in a lane, of 4 to 64
- * between lanes: each sum is that of hadamard_kernel. */
-static __global__ void __launch_bounds__(ROW_THREADS) hadamard_128_kernel(float *x, int64_t stride, int64_t R,
-                                                                          float norm)
-{
-    int64_t r = (int64_t)blockIdx.x * (ROW_THREADS / WARP) + threadIdx.x / WARP;
-    int lane = threadIdx.x % WARP;
-    float4 *place = (float4 *)(x + r * stride + 4 * lane);
-    float value[4], a, b;
-
-    if (r >= R)
-        return;
-    {
-        float4 four = *place;
-
-        value[0] = bf16_round(four.x);
-        value[1] = bf16_round(four.y);
-        value[2] = bf16_round(four.z);
-        value[3] = bf16_round(four.w);
-    }
-#pragma unroll
-    for (int width = 1; width <= 2; width *= 2)
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-            if (!(i & width)) {
-                a = value[i];
-                b = value[i + width];
-                value[i] = a + b;
-                value[i + width] = a - b;
-            }
-#pragma unroll
-    for (int apart = 1; apart < WARP; apart *= 2)
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            float other = __shfl_xor_sync(0xFFFFFFFFu, value[i], apart);
-
-            value[i] = lane & apart ? other - value[i] : value[i] + other;
-        }
-    *place = make_float4(bf16_round(value[0] * norm), bf16_round(value[1] * norm), bf16_round(value[2] * norm),
-                         bf16_round(value[3] * norm));
 }
 
 enum status cuda_hadamard(struct ops *ops, struct tensor *x)
 {
     int Di = (int)x->dims[1], threads = Di / 2 < 32 ? 32 : Di / 2 > 1024 ? 1024 : Di / 2;
+    unsigned blocks = ceil_div(x->dims[0], HADAMARD_WARPS);
+    float norm = 1.0f / sqrtf((float)Di), *data = (float *)x->data;
+    cudaStream_t stream = backend_of(ops)->stream;
+    const int block = HADAMARD_WARPS * WARP;
 
     if (x->dims[0] == 0)
         return STATUS_OK;
-    if (Di == HADAMARD_WIDTH && in_fours(x)) {
-        LAUNCH((hadamard_128_kernel), ceil_div(x->dims[0], ROW_THREADS / WARP), ROW_THREADS, 0,
-               backend_of(ops)->stream, (float *)x->data, x->strides[0], x->dims[0], 1.0f / sqrtf((float)Di));
-        CUDA_LAUNCHED(ops);
-        return STATUS_OK;
-    }
     if (Di > 8192)
         return STATUS_UNSUPPORTED;
-    LAUNCH((hadamard_kernel), (unsigned)x->dims[0], threads, (size_t)Di * sizeof(float), backend_of(ops)->stream,
-           (float *)x->data, x->strides[0], Di, 1.0f / sqrtf((float)Di));
+    switch (Di) {
+    case 32: LAUNCH((hadamard_warp_kernel<1>), blocks, block, 0, stream, data, x->strides[0], x->dims[0], norm); break;
+    case 64: LAUNCH((hadamard_warp_kernel<2>), blocks, block, 0, stream, data, x->strides[0], x->dims[0], norm); break;
+    case 128: LAUNCH((hadamard_warp_kernel<4>), blocks, block, 0, stream, data, x->strides[0], x->dims[0], norm); break;
+    case 256: LAUNCH((hadamard_warp_kernel<8>), blocks, block, 0, stream, data, x->strides[0], x->dims[0], norm); break;
+    default:
+        LAUNCH((hadamard_kernel), (unsigned)x->dims[0], threads, (size_t)Di * sizeof(float), stream, data,
+               x->strides[0], Di, norm);
+    }
     CUDA_LAUNCHED(ops);
     return STATUS_OK;
 }

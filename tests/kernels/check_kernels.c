@@ -42,9 +42,8 @@ struct check {
 };
 
 static const struct check_op *const all_ops[] = {
-    &check_op_linear,  &check_op_rows, &check_op_rope,      &check_op_hadamard, &check_op_cache,
-    &check_op_indexer, &check_op_topk, &check_op_attention, &check_op_router,   &check_op_moe,
-    &check_op_best};
+    &check_op_linear,  &check_op_rows, &check_op_rope,      &check_op_hadamard, &check_op_cache, &check_op_changed,
+    &check_op_indexer, &check_op_topk, &check_op_attention, &check_op_router,   &check_op_moe,   &check_op_best};
 
 struct ops *check_ref(struct check *check)
 {
@@ -391,13 +390,18 @@ static void write_tokens(struct check *check, struct cache_box *cache, int B, in
             for (int d = 0; d < width + shape->Dr && d < shape->Dv + shape->Dr + shape->Di; d++)
                 values[d] = (float)check_normal(check);
             if (cache->latent)
-                check_status(check, check->ref,
-                             ops_latent_write(check->ref, &(struct ops_latent_write_args){&c, &k_pe, &rows, *shape,
-                                                                                          &cache->latent->host}));
+                check_status(
+                    check, check->ref,
+                    ops_latent_write(
+                        check->ref,
+                        &(struct ops_latent_write_args){
+                            .c = &c, .k_pe = &k_pe, .rows = &rows, .shape = *shape, .pool = &cache->latent->host}));
             if (cache->index)
                 check_status(check, check->ref,
-                             ops_index_write(check->ref,
-                                             &(struct ops_index_write_args){&k, &rows, *shape, &cache->index->host}));
+                             ops_index_write(check->ref, &(struct ops_index_write_args){.k = &k,
+                                                                                        .rows = &rows,
+                                                                                        .shape = *shape,
+                                                                                        .pool = &cache->index->host}));
         }
     free(values);
 }

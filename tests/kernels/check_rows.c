@@ -247,13 +247,18 @@ static void run_cache(struct check *check, const void *parameters)
         box_upload(check, latent);
         box_upload(check, k_pe);
         box_upload(check, pool);
-        check_status(
-            check, check_device(check),
-            ops_latent_write(check_device(check), &(struct ops_latent_write_args){&latent->device, &k_pe->device,
-                                                                                  &device, c->shape, &pool->device}));
+        check_status(check, check_device(check),
+                     ops_latent_write(check_device(check), &(struct ops_latent_write_args){.c = &latent->device,
+                                                                                           .k_pe = &k_pe->device,
+                                                                                           .rows = &device,
+                                                                                           .shape = c->shape,
+                                                                                           .pool = &pool->device}));
         check_status(check, check_ref(check),
-                     ops_latent_write(check_ref(check), &(struct ops_latent_write_args){&latent->host, &k_pe->host,
-                                                                                        &host, c->shape, &pool->host}));
+                     ops_latent_write(check_ref(check), &(struct ops_latent_write_args){.c = &latent->host,
+                                                                                        .k_pe = &k_pe->host,
+                                                                                        .rows = &host,
+                                                                                        .shape = c->shape,
+                                                                                        .pool = &pool->host}));
         box_compare_exact(check, pool, "latent pool");
     }
     if (c->shape.Di) {
@@ -265,10 +270,12 @@ static void run_cache(struct check *check, const void *parameters)
         box_upload(check, pool);
         check_status(check, check_device(check),
                      ops_index_write(check_device(check),
-                                     &(struct ops_index_write_args){&k->device, &device, c->shape, &pool->device}));
-        check_status(
-            check, check_ref(check),
-            ops_index_write(check_ref(check), &(struct ops_index_write_args){&k->host, &host, c->shape, &pool->host}));
+                                     &(struct ops_index_write_args){
+                                         .k = &k->device, .rows = &device, .shape = c->shape, .pool = &pool->device}));
+        check_status(check, check_ref(check),
+                     ops_index_write(check_ref(check),
+                                     &(struct ops_index_write_args){
+                                         .k = &k->host, .rows = &host, .shape = c->shape, .pool = &pool->host}));
         box_compare_exact(check, pool, "index pool");
     }
 }
@@ -289,3 +296,168 @@ static const struct check_case cache_cases[] = {
     CACHE("plain", 70, {96, 6, 32, NUMERICS_PLAIN}, 1, 1),
 };
 const struct check_op check_op_cache = {"cache", cache_cases, sizeof cache_cases / sizeof *cache_cases, run_cache};
+
+/* --- Cache writes that change their rows on the way ----------------------------------------------------- */
+
+struct changed_case {
+    int64_t T;
+    struct cache_shape shape;
+    enum rope_style style;
+    int turned;    /* values of a key that are rotated; of a latent record all Dr */
+    bool hadamard; /* after a LayerNorm */
+    int64_t pad;
+};
+
+static void turn(struct check *check, struct ops *ops, struct ops_rotation *rope, const struct tensor *rows)
+{
+    struct tensor head = tensor_3d(DTYPE_F32, rows->data, rows->dims[0], 1, rope->table->dims[1]);
+
+    head.strides[0] = rows->strides[0];
+    check_status(check, ops, ops_rope(ops, &(struct ops_rope_args){&head, rope->table, rope->position, rope->style}));
+    *rope = (struct ops_rotation){0};
+}
+
+static void write_latent(struct check *check, struct ops *ops, struct ops_latent_write_args args, bool in_steps)
+{
+    if (in_steps)
+        turn(check, ops, &args.rope, args.k_pe);
+    check_status(check, ops, ops_latent_write(ops, &args));
+}
+
+static void write_index(struct check *check, struct ops *ops, struct ops_index_write_args args, bool in_steps)
+{
+    struct tensor k = *args.k;
+
+    if (in_steps && args.norm)
+        check_status(
+            check, ops,
+            ops_layernorm(ops, &(struct ops_layernorm_args){&k, args.norm, args.norm_bias, args.norm_eps, &k}));
+    if (in_steps)
+        turn(check, ops, &args.rope, &k);
+    if (in_steps && args.hadamard)
+        check_status(check, ops, ops_hadamard(ops, &k));
+    if (in_steps) {
+        args.norm = args.norm_bias = NULL;
+        args.hadamard = false;
+    }
+    check_status(check, ops, ops_index_write(ops, &args));
+}
+
+/* What `one` became by steps is what `all` became at once, on the device and on ref; each byte of both. */
+static void compare_pools(struct check *check, struct box *one, struct box *all, const char *what)
+{
+    struct tensor steps;
+
+    if (memcmp(one->host.data, all->host.data, (size_t)tensor_count(&all->host)) != 0)
+        check_case_fail(check, "%s: ref writes something else at once", what);
+    box_download(check, one, &steps);
+    memcpy(all->host.data, steps.data, (size_t)tensor_count(&all->host));
+    box_compare_exact(check, all, what);
+}
+
+static void run_changed(struct check *check, const void *parameters)
+{
+    const struct changed_case *c = parameters;
+    int64_t pages = c->T / CACHE_PAGE_TOKENS + 1, record = (int64_t)cache_record_bytes(&c->shape);
+    struct box *slot = BOX(check, DTYPE_I32, 0, c->T), *position = BOX(check, DTYPE_I32, 0, c->T);
+    struct box *table = BOX(check, DTYPE_F32, 0, 50, c->shape.Dr), *key_table = BOX(check, DTYPE_F32, 0, 50, c->turned);
+    struct box *latent = BOX(check, DTYPE_F32, c->pad, c->T, c->shape.Dv);
+    struct box *k_pe = BOX(check, DTYPE_F32, c->pad, c->T, c->shape.Dr);
+    struct box *k = BOX(check, DTYPE_F32, c->pad, c->T, c->shape.Di);
+    struct box *norm = BOX(check, DTYPE_F32, 0, c->shape.Di), *bias = BOX(check, DTYPE_F32, 0, c->shape.Di);
+    struct box *records[2], *keys[2], *filled[] = {table, key_table, latent, k_pe, k, norm, bias};
+    struct ops_rows host = {.slot = &slot->host}, device = {.slot = &slot->device};
+
+    for (int64_t t = 0; t < c->T; t++)
+        *box_i32(slot, t) = (int32_t)(pages * CACHE_PAGE_TOKENS - 1 - t);
+    box_fill_uniform_int(check, position, 0, 50);
+    for (size_t i = 0; i < sizeof filled / sizeof *filled; i++)
+        box_fill_normal(check, filled[i], 1);
+    box_upload(check, slot);
+    box_upload(check, position);
+    for (int i = 0; i < 2; i++) {
+        records[i] = BOX(check, DTYPE_U8, 0, pages, CACHE_PAGE_TOKENS, record);
+        keys[i] = BOX(check, DTYPE_U8, 0, pages, (int64_t)cache_index_page_bytes(&c->shape));
+        box_upload(check, records[i]);
+        box_upload(check, keys[i]);
+    }
+    for (int in_steps = 1; in_steps >= 0; in_steps--) {
+        struct box *to = records[in_steps], *keys_to = keys[in_steps];
+        float *kept[3];
+
+        for (size_t i = 0; i < sizeof filled / sizeof *filled; i++) /* again: a write uses its rows up */
+            box_upload(check, filled[i]);
+        write_latent(check, check_device(check),
+                     (struct ops_latent_write_args){.c = &latent->device,
+                                                    .k_pe = &k_pe->device,
+                                                    .rows = &device,
+                                                    .shape = c->shape,
+                                                    .pool = &to->device,
+                                                    .rope = {&table->device, &position->device, c->style}},
+                     in_steps);
+        write_index(check, check_device(check),
+                    (struct ops_index_write_args){.k = &k->device,
+                                                  .rows = &device,
+                                                  .shape = c->shape,
+                                                  .pool = &keys_to->device,
+                                                  .norm = c->hadamard ? &norm->device : NULL,
+                                                  .norm_bias = c->hadamard ? &bias->device : NULL,
+                                                  .norm_eps = 1e-6f,
+                                                  .rope = {&key_table->device, &position->device, c->style},
+                                                  .hadamard = c->hadamard},
+                    in_steps);
+        for (int i = 0; i < 3; i++) {
+            struct box *box = filled[2 + i];
+            size_t bytes = (size_t)(box->host.dims[0] * box->host.strides[0]) * sizeof(float);
+
+            kept[i] = malloc(bytes);
+            if (!kept[i])
+                check_case_fail(check, "no memory");
+            memcpy(kept[i], box->host.data, bytes);
+        }
+        write_latent(check, check_ref(check),
+                     (struct ops_latent_write_args){.c = &latent->host,
+                                                    .k_pe = &k_pe->host,
+                                                    .rows = &host,
+                                                    .shape = c->shape,
+                                                    .pool = &to->host,
+                                                    .rope = {&table->host, &position->host, c->style}},
+                     in_steps);
+        write_index(check, check_ref(check),
+                    (struct ops_index_write_args){.k = &k->host,
+                                                  .rows = &host,
+                                                  .shape = c->shape,
+                                                  .pool = &keys_to->host,
+                                                  .norm = c->hadamard ? &norm->host : NULL,
+                                                  .norm_bias = c->hadamard ? &bias->host : NULL,
+                                                  .norm_eps = 1e-6f,
+                                                  .rope = {&key_table->host, &position->host, c->style},
+                                                  .hadamard = c->hadamard},
+                    in_steps);
+        for (int i = 0; i < 3; i++) {
+            struct box *box = filled[2 + i];
+
+            memcpy(box->host.data, kept[i], (size_t)(box->host.dims[0] * box->host.strides[0]) * sizeof(float));
+            free(kept[i]);
+        }
+    }
+    compare_pools(check, records[1], records[0], "latent pool");
+    compare_pools(check, keys[1], keys[0], "index pool");
+}
+
+#define CHANGED(label, ...)                                            \
+    {                                                                  \
+        label, &(const struct changed_case){__VA_ARGS__}, CHECK_ALWAYS \
+    }
+static const struct check_case changed_cases[] = {
+    CHANGED("V3.2 T=1", 1, {512, 64, 128, NUMERICS_FP8}, ROPE_HALF_SPLIT, 64, true, 0),
+    CHANGED("V3.2 T=130", 130, {512, 64, 128, NUMERICS_FP8}, ROPE_HALF_SPLIT, 64, true, 0),
+    CHANGED("GLM-5 strided", 67, {512, 64, 128, NUMERICS_FP8}, ROPE_INTERLEAVED, 64, true, 16),
+    CHANGED("odd shape", 9, {96, 6, 32, NUMERICS_FP8}, ROPE_INTERLEAVED, 6, true, 1),
+    CHANGED("all of a short key", 9, {130, 2, 8, NUMERICS_FP8}, ROPE_HALF_SPLIT, 8, true, 0),
+    CHANGED("wide key", 5, {64, 16, 512, NUMERICS_FP8}, ROPE_HALF_SPLIT, 16, true, 3),
+    CHANGED("no norm, no transform", 9, {64, 16, 48, NUMERICS_FP8}, ROPE_INTERLEAVED, 16, false, 0),
+    CHANGED("plain", 70, {96, 6, 32, NUMERICS_PLAIN}, ROPE_HALF_SPLIT, 6, true, 1),
+};
+const struct check_op check_op_changed = {"changed", changed_cases, sizeof changed_cases / sizeof *changed_cases,
+                                          run_changed};

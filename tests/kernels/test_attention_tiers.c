@@ -76,7 +76,10 @@ static void setting_init(struct setting *s, int H, enum numerics numerics)
     place_rows(s);
     CHECK_STATUS(ops_open(&(struct ops_options){.backend = "ref"}, &ref, NULL), STATUS_OK);
     pool = tensor_3d(DTYPE_U8, s->pool, 2 * PAGES, CACHE_PAGE_TOKENS, (int64_t)cache_record_bytes(&s->shape));
-    CHECK_STATUS(ops_latent_write(ref, &(struct ops_latent_write_args){&tc, &tk, &rows, s->shape, &pool}), STATUS_OK);
+    CHECK_STATUS(ops_latent_write(ref,
+                                  &(struct ops_latent_write_args){
+                                      .c = &tc, .k_pe = &tk, .rows = &rows, .shape = s->shape, .pool = &pool}),
+                 STATUS_OK);
     ops_close(ref);
     free(c);
     free(k_pe);

@@ -393,8 +393,10 @@ static void attending_init(struct attending *a, enum numerics numerics)
     ok(NULL, ops_open(&(struct ops_options){.backend = "ref"}, &ops, NULL));
     latent = tensor_3d(DTYPE_U8, a->latent, PAGES, 64, (int64_t)cache_record_bytes(&a->shape));
     index = tensor_2d(DTYPE_U8, a->index, PAGES, (int64_t)cache_index_page_bytes(&a->shape));
-    ok(ops, ops_latent_write(ops, &(struct ops_latent_write_args){&tc, &tk_pe, &rows, a->shape, &latent}));
-    ok(ops, ops_index_write(ops, &(struct ops_index_write_args){&tk, &rows, a->shape, &index}));
+    ok(ops, ops_latent_write(ops, &(struct ops_latent_write_args){
+                                      .c = &tc, .k_pe = &tk_pe, .rows = &rows, .shape = a->shape, .pool = &latent}));
+    ok(ops, ops_index_write(
+                ops, &(struct ops_index_write_args){.k = &tk, .rows = &rows, .shape = a->shape, .pool = &index}));
     ops_close(ops);
     free(c);
     free(k_pe);

@@ -69,10 +69,48 @@ TEST(indices_outside_their_range_are_refused_on_the_host)
     CHECK_EQ_INT(cache_record_bytes(&shape), 12);
     CHECK_STATUS(ops_embed(ops, &(struct ops_embed_args){&ttable, &ttokens, &ty}), STATUS_BUG);
     CHECK_EQ_STR(ops_last_error(ops), "embed: tokens[1] is 2, outside 0..1");
-    CHECK_STATUS(ops_latent_write(ops, &(struct ops_latent_write_args){&c, &k_pe, &rows, shape, &tpool}), STATUS_BUG);
+    CHECK_STATUS(ops_latent_write(ops,
+                                  &(struct ops_latent_write_args){
+                                      .c = &c, .k_pe = &k_pe, .rows = &rows, .shape = shape, .pool = &tpool}),
+                 STATUS_BUG);
     slots[0] = 63;
-    CHECK_OK(ops_latent_write(ops, &(struct ops_latent_write_args){&c, &k_pe, &rows, shape, &tpool}),
+    CHECK_OK(ops_latent_write(ops,
+                              &(struct ops_latent_write_args){
+                                  .c = &c, .k_pe = &k_pe, .rows = &rows, .shape = shape, .pool = &tpool}),
              (struct error *)NULL);
+    ops_close(ops);
+}
+
+TEST(rotations_on_the_way_into_a_cache_are_checked)
+{
+    struct ops *ops = open_ref();
+    float values[64] = {0};
+    int32_t slots[1] = {3}, positions[1] = {2};
+    uint8_t pool[64 * 16] = {0};
+    struct tensor table = tensor_2d(DTYPE_F32, values, 2, 4), position = tensor_1d(DTYPE_I32, positions, 1);
+    struct tensor slot = tensor_1d(DTYPE_I32, slots, 1), k = tensor_2d(DTYPE_F32, values, 1, 6);
+    struct tensor norm = tensor_1d(DTYPE_F32, values, 6);
+    struct ops_rows rows = {.slot = &slot};
+    struct ops_index_write_args args = {.k = &k, .rows = &rows, .shape = {.Di = 6, .numerics = NUMERICS_FP8}};
+    struct tensor tpool = tensor_2d(DTYPE_U8, pool, 1, (int64_t)cache_index_page_bytes(&args.shape));
+
+    args.pool = &tpool;
+    args.rope = (struct ops_rotation){&table, &position, ROPE_HALF_SPLIT};
+    CHECK_STATUS(ops_index_write(ops, &args), STATUS_BUG);
+    CHECK_EQ_STR(ops_last_error(ops), "index_write: rope.position[0] is 2, outside 0..1");
+    positions[0] = 1;
+    args.hadamard = true;
+    CHECK_STATUS(ops_index_write(ops, &args), STATUS_BUG);
+    CHECK_EQ_STR(ops_last_error(ops), "index_write: Di is 6, not a power of two up to 4096");
+    args.hadamard = false;
+    args.norm = &norm; /* without its bias */
+    CHECK_STATUS(ops_index_write(ops, &args), STATUS_BUG);
+    args.norm = NULL;
+    table = tensor_2d(DTYPE_F32, values, 2, 8);
+    CHECK_STATUS(ops_index_write(ops, &args), STATUS_BUG);
+    CHECK_EQ_STR(ops_last_error(ops), "index_write: 8 of 6 values cannot be rotated");
+    table = tensor_2d(DTYPE_F32, values, 2, 4);
+    CHECK_STATUS(ops_index_write(ops, &args), STATUS_OK);
     ops_close(ops);
 }
 

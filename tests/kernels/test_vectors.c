@@ -265,8 +265,10 @@ static void attention(struct ops *ops, struct vectors *v, double tolerance)
 
     memset(latent.data, 0xff, (size_t)tensor_count(&latent));
     memset(index.data, 0xff, (size_t)tensor_count(&index));
-    ok(ops, ops_latent_write(ops, &(struct ops_latent_write_args){c, get(v, "k_pe"), &rows, shape, &latent}));
-    ok(ops, ops_index_write(ops, &(struct ops_index_write_args){key, &rows, shape, &index}));
+    ok(ops, ops_latent_write(ops, &(struct ops_latent_write_args){
+                                      .c = c, .k_pe = get(v, "k_pe"), .rows = &rows, .shape = shape, .pool = &latent}));
+    ok(ops,
+       ops_index_write(ops, &(struct ops_index_write_args){.k = key, .rows = &rows, .shape = shape, .pool = &index}));
     check_same(&latent, get(v, "latent_pool"), "latent_pool");
     check_same(&index, get(v, "index_pool"), "index_pool");
     ok(ops, ops_indexer_scores(ops, &indexer, &scores));
