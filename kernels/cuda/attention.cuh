@@ -36,5 +36,14 @@ enum status cuda_attention_mma(struct ops *ops, const struct attention_view *vie
 enum status cuda_attention_hopper(struct ops *ops, struct attention_view view, int64_t T, int64_t sequences,
                                   int64_t positions);
 enum status cuda_attention_wgmma(struct ops *ops, const struct attention_view *view, int64_t T);
+enum status cuda_attention_stagger(struct ops *ops, const struct attention_view *view, int64_t T);
+
+/* Which of the two forms runs, and how; to be compared on hardware. */
+#ifndef ATTENTION_STAGGER
+#define ATTENTION_STAGGER 1
+#endif
+#ifndef ATTENTION_PERSISTENT
+#define ATTENTION_PERSISTENT 1
+#endif
 
 #endif

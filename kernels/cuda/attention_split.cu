@@ -1,10 +1,10 @@
 /* attention_split.cu: which form of attention a call takes on Hopper, and what stands around it: the widened copy of
  * the cache before a prefill, the sum over parts of the keys after a decode step.
  *
- * Up to ATTENTION_SPLIT_ROWS rows (decode, speculative steps): every row's keys are divided into parts whose length
- * depends on their count alone, so that a row's bits do not depend on the other rows of the call. More rows (prefill)
- * fill the GPU by themselves and are not divided. At that border, and only there, bits differ: by the rounding of P
- * against another maximum and of one sum over the parts. */
+ * Few rows (attention_is_split: 32 of 128 heads, 64 of up to 64): every row's keys are divided into parts whose length
+ * depends on their count alone, so that a row's bits do not depend on the other rows of the call. More rows fill the
+ * GPU by themselves and are not divided: the parts' results would be most of the traffic. At that border, and only
+ * there, bits differ: by the rounding of P against another maximum and of one sum over the parts. */
 #include "kernels/cuda/attention.cuh"
 
 enum { COMBINE_THREADS = 128, WIDEN_THREADS = 256, LATENT = 512, ROPE = 64 };
@@ -49,32 +49,50 @@ static __global__ void __launch_bounds__(WIDEN_THREADS)
     }
 }
 
-/* --- The sum over parts: grid T x H, a thread every 128th dim
- * ---------------------------------------------------------------- */
+/* --- The sum over parts: grid T x H, a thread four dims ----------------------------------------------------------
+ */
 
 static __global__ void __launch_bounds__(COMBINE_THREADS) combine_kernel(struct attention_view v)
 {
+    enum { TOGETHER = 8 }; /* parts whose loads are on their way at once */
     int64_t t = blockIdx.x / v.H;
     int h = (int)(blockIdx.x % v.H), count = v.selected ? v.selected_count : v.visible[t];
     int length = attention_part_length(count), parts = (count + length - 1) / length;
     float top = -INFINITY, total = 0.0f, sum[4] = {}, factor;
     const float *lse = v.part_lse + t * v.parts * v.H + h;
+    float *out = v.out + t * v.out_row_stride + h * v.out_head_stride + 4 * threadIdx.x;
 
     if (parts <= 1)
         return;
     for (int p = 0; p < parts; p++)
         top = fmaxf(top, lse[(int64_t)p * v.H]);
-    for (int p = 0; p < parts; p++) {
-        const float *from = v.part_out + ((t * v.parts + p) * v.H + h) * LATENT + threadIdx.x;
-        float w = top == -INFINITY ? 0.0f : exp2f(lse[(int64_t)p * v.H] - top);
+    for (int first = 0; first < parts; first += TOGETHER) {
+        float4 values[TOGETHER];
+        float weight[TOGETHER];
 
-        total += w;
-        for (int i = 0; i < 4; i++)
-            sum[i] = fmaf(w, from[i * COMBINE_THREADS], sum[i]);
+#pragma unroll
+        for (int i = 0; i < TOGETHER; i++) {
+            int p = first + i < parts ? first + i : parts - 1;
+
+            weight[i] = lse[(int64_t)p * v.H];
+            values[i] = *(const float4 *)(v.part_out + ((t * v.parts + p) * v.H + h) * LATENT + 4 * threadIdx.x);
+        }
+#pragma unroll
+        for (int i = 0; i < TOGETHER; i++) {
+            float w = top == -INFINITY ? 0.0f : exp2f(weight[i] - top);
+
+            if (first + i >= parts)
+                break;
+            total += w;
+            sum[0] = fmaf(w, values[i].x, sum[0]);
+            sum[1] = fmaf(w, values[i].y, sum[1]);
+            sum[2] = fmaf(w, values[i].z, sum[2]);
+            sum[3] = fmaf(w, values[i].w, sum[3]);
+        }
     }
     factor = total > 0.0f ? 1.0f / total : 0.0f;
-    for (int i = 0; i < 4; i++)
-        v.out[t * v.out_row_stride + h * v.out_head_stride + threadIdx.x + i * COMBINE_THREADS] = sum[i] * factor;
+    *(float2 *)out = {sum[0] * factor, sum[1] * factor};
+    *(float2 *)(out + 2) = {sum[2] * factor, sum[3] * factor};
     if (v.lse && threadIdx.x == 0)
         v.lse[t * v.lse_stride + h] = total > 0.0f ? (top + log2f(total)) * 0.693147180559945309f : INFINITY;
 }
@@ -86,7 +104,7 @@ static bool takes_wgmma(const struct cuda_backend *backend, const struct attenti
 {
     return backend->wgmma && !v->plain && v->Dv == LATENT && v->Dr == ROPE && (uintptr_t)v->pool % 16 == 0 &&
            !(v->out_row_stride % 2 || v->out_head_stride % 2 || (uintptr_t)v->out % 8) &&
-           !(v->q_row_stride % 2 || v->q_head_stride % 2 || (uintptr_t)v->q_latent % 8) &&
+           !(v->q_row_stride % 4 || v->q_head_stride % 4 || (uintptr_t)v->q_latent % 16) && v->scale > 0.0f &&
            !(v->pe_row_stride % 2 || v->pe_head_stride % 2 || (uintptr_t)v->q_pe % 8);
 }
 
@@ -109,6 +127,11 @@ static enum status widen(struct ops *ops, struct attention_view *v, int64_t sequ
     return STATUS_OK;
 }
 
+static enum status attend(struct ops *ops, const struct attention_view *v, int64_t T)
+{
+    return ATTENTION_STAGGER ? cuda_attention_stagger(ops, v, T) : cuda_attention_wgmma(ops, v, T);
+}
+
 enum status cuda_attention_hopper(struct ops *ops, struct attention_view v, int64_t T, int64_t sequences,
                                   int64_t positions)
 {
@@ -119,9 +142,10 @@ enum status cuda_attention_hopper(struct ops *ops, struct attention_view v, int6
     v.parts = 1;
     if (!takes_wgmma(backend_of(ops), &v) || T * v.head_tiles > INT32_MAX / ATTENTION_MOST_PARTS)
         return STATUS_UNSUPPORTED;
-    if (T > ATTENTION_SPLIT_ROWS) {
-        status = widen(ops, &v, sequences, positions);
-        return status ? status : cuda_attention_wgmma(ops, &v, T);
+    if (!attention_is_split(T, v.head_tiles)) {
+        status =
+            attention_is_widened(T, most, sequences * positions) ? widen(ops, &v, sequences, positions) : STATUS_OK;
+        return status ? status : attend(ops, &v, T);
     }
     /* No row has more parts than this; blocks past a row's own end at once. */
     v.parts = attention_parts_bound(most);
@@ -135,7 +159,7 @@ enum status cuda_attention_hopper(struct ops *ops, struct attention_view v, int6
         v.part_out = (float *)memory;
         v.part_lse = v.part_out + rows * LATENT;
     }
-    status = cuda_attention_wgmma(ops, &v, T);
+    status = attend(ops, &v, T);
     if (!status && v.parts > 1) {
         LAUNCH((combine_kernel), (unsigned)(T * v.H), COMBINE_THREADS, 0, backend_of(ops)->stream, v);
         CUDA_LAUNCHED(ops);

@@ -150,6 +150,21 @@ static __device__ __forceinline__ uint32_t bf16_bits(float value)
     return (bits + 0x7FFFu + (bits >> 16 & 1)) >> 16;
 }
 
+/* Bytes of a (0 to 3) and b (4 to 7), picked by the four nibbles of `select`, the lowest first. */
+static __device__ __forceinline__ uint32_t byte_permute(uint32_t a, uint32_t b, uint32_t select)
+{
+#ifdef DSA_CUDA_EMULATED
+    uint64_t bytes = (uint64_t)b << 32 | a;
+    uint32_t picked = 0;
+
+    for (int i = 0; i < 4; i++)
+        picked |= (uint32_t)(bytes >> 8 * (select >> 4 * i & 7) & 0xFF) << 8 * i;
+    return picked;
+#else
+    return __byte_perm(a, b, select);
+#endif
+}
+
 /* Two e4m3 codes, exact in BF16. */
 static __device__ __forceinline__ float2 e4m3_pair_to_float(uint16_t pair)
 {

@@ -22,11 +22,25 @@ PLAN int64_t plan_divide_up(int64_t a, int64_t b)
  */
 
 enum {
-    ATTENTION_SPLIT_ROWS = 128, /* calls of more rows are not split */
+    ATTENTION_SPLIT_BLOCKS = 64, /* rows times tiles of 64 heads; calls of more are not split */
     ATTENTION_PART_LEAST = 256,
     ATTENTION_PART_STEP = 128, /* a pair of tiles */
     ATTENTION_MOST_PARTS = 32
 };
+
+/* Whether the keys of T rows are divided: one block a row and 64 heads would leave half of the SMs idle. The number of
+ * SMs has no say in it: bits differ between the two. */
+PLAN int attention_is_split(int64_t T, int head_tiles)
+{
+    return T * head_tiles <= ATTENTION_SPLIT_BLOCKS;
+}
+
+/* Whether `records` records are widened for T rows of up to `most` keys first: a record read by four rows or more on
+ * average. Bits do not depend on it. */
+PLAN int attention_is_widened(int64_t T, int64_t most, int64_t records)
+{
+    return T * most >= 4 * records;
+}
 
 /* 256, or as many pairs of tiles as leave 32 parts. */
 PLAN int attention_part_length(int count)

@@ -28,6 +28,20 @@ TEST(attention_parts_of_a_shorter_row_stay_inside_the_grid_of_the_longest)
     CHECK(plan_divide_up(8192, attention_part_length(8192)) > plan_divide_up(8200, attention_part_length(8200)));
 }
 
+TEST(attention_is_divided_while_its_rows_leave_half_of_an_h200_idle)
+{
+    CHECK(attention_is_split(1, 2));
+    CHECK(attention_is_split(32, 2));
+    CHECK(!attention_is_split(33, 2));
+    CHECK(attention_is_split(64, 1));
+    CHECK(!attention_is_split(65, 1));
+    /* V3.2 at 128K: a prefill of 4096 rows is worth a copy of the cache, decode steps of 128 sequences are not. */
+    CHECK(attention_is_widened(4096, 2048, 131072));
+    CHECK(!attention_is_widened(128, 2048, 128 * (int64_t)131072));
+    CHECK(!attention_is_widened(129, 2048, 131072));
+    CHECK(attention_is_widened(256, 2048, 131072));
+}
+
 TEST(indexer_blocks_cover_the_keys_in_whole_tiles)
 {
     static const int64_t lengths[] = {1, 127, 128, 129, 511, 513, 2049, 8192, 32769, 131072, 1000001};

@@ -1,0 +1,774 @@
+/* attention_stagger.cu: absorbed attention over FP8 records on Hopper's warpgroup products, widths 512 + 64.
+ *
+ *   grid   rows x parts of the keys x (H / 64), folded into x, or as many blocks as there are SMs, each taking
+ *          one after another (ATTENTION_PERSISTENT); 384 threads: two warpgroups that multiply, one that loads
+ *   tile   64 records as BF16 in nine columns of 64 dims (64 x 128 bytes, 128-byte swizzle, 8 KB): read K-major
+ *          for the logits, N-major for the sum. An even and an odd tile are in shared memory; warpgroup w takes
+ *          S_w = Q K_wT (64 heads x 64 records), and dims 256 w ... of the output for both tiles
+ *   smem   Q 73,728 + K 2 x 73,728 + maxima, sums, flags, barriers: 223 KB. P_w lies in the rotary column of
+ *          K_w, which nobody needs once S_w is there
+ *
+ * The warpgroups run half a pair apart, so that one's exponentials stand beside the other's products:
+ *
+ *   even                                                  odd
+ *   m0 = max(m, S0), P0 = 2^(S0 - m0)         m0 ->       S1 = Q K1T, still running
+ *   O = O 2^(m - m0) + P0 V0 (registers)      <- m1       m1 = max(m0, S1), P1 = 2^(S1 - m1)
+ *   P0 2^(m0 - m1) to memory                  P0 ->       O = O 2^(m - m1) + P1 V1 (registers)
+ *   O = O 2^(m0 - m1) + P1 V1 (memory)        <- P1       P1 to memory; O += P0 V0 (memory)
+ *   S0 of the next pair behind it                         S1 of the next pair
+ *
+ * This order, and that halves of a tile are handed over on their own, is FlashMLA's (csrc/sm90/prefill/sparse). Left is
+ * columns 0-3, right 4-7; the rotary column goes with the half that the reader of its P frees. The maximum starts at
+ * -1e30. P is rounded to BF16 for the sum; the normaliser adds what was not rounded.
+ *
+ * Loading: a lane finds the record of one of its warp's 32 rows of a pair, a pair ahead, and asks for it in L2; a
+ * column goes in eight lanes by 16 bytes a lane. Records come as BF16 by cp.async from a widened copy of the cache
+ * (prefill: attention_split.cu makes it once a call), or as FP8 by cp.async too, into the very place that they will
+ * fill: 16 codes where the first or second eight of them will stand, so that the thread that widens them is the only
+ * one to touch the place. A half is widened while the next is on its way.
+ *
+ * Cycles a pair on one SM: 4,352 of wgmma; shared memory is busy for 2,304 with QKT, 1,152 with PV, 1,152 with filling.
+ */
+#include "kernels/cuda/attention.cuh"
+#include "kernels/cuda/mma.cuh"
+#include "kernels/cuda/sm90/bulk.cuh"
+#include "kernels/cuda/sm90/wgmma.cuh"
+
+enum {
+    HEADS = 64,
+    RECORDS = 64,
+    LATENT = 512,
+    ROPE = 64,
+    D = LATENT + ROPE,
+    COLUMNS = D / 64,
+    ROTARY = COLUMNS - 1,
+    COLUMN_BYTES = RECORDS * 128,
+    SCALES_AT = LATENT,
+    ROPE_AT = LATENT + 4 * (LATENT / SCALE_GROUP),
+    RECORD_BYTES = ROPE_AT + 2 * ROPE,
+    THREADS = 384,
+    GROUP = 128,
+    PAIR = 2 * RECORDS,
+    LOADER_REGISTERS = 72,
+    WORKER_REGISTERS = 216
+};
+enum barrier_id { BARRIER_M0 = 1, BARRIER_M1, BARRIER_P0, BARRIER_P1, BARRIER_WORKERS };
+enum side { LEFT, RIGHT };
+#define NO_MAXIMUM (-1e30f)
+
+struct shared_map {
+    uint8_t q[COLUMNS][COLUMN_BYTES];
+    uint8_t k[2][COLUMNS][COLUMN_BYTES];
+    float maxima[2][HEADS], sums[2][HEADS];
+    uint8_t valid[2][RECORDS];
+    uint8_t complete[2][4];                  /* whether a warp's rows of a tile are all valid */
+    uint64_t full[2][2], empty[2][2], known; /* [tile][half]; known: the flags */
+};
+
+/* What a block does next: a row, 64 of its heads, a range of its keys. */
+struct item {
+    int64_t t;
+    int part, h0, begin, end, visible, pairs;
+    bool whole; /* this block writes the result itself */
+};
+
+static __device__ __forceinline__ struct item item_at(const struct attention_view &v, unsigned at)
+{
+    struct item item;
+    unsigned index = at / (unsigned)v.head_tiles;
+    int count, length;
+
+    item.t = index / (unsigned)v.parts;
+    item.part = (int)(index % (unsigned)v.parts);
+    item.h0 = (int)(at % (unsigned)v.head_tiles) * HEADS;
+    item.visible = v.visible[item.t];
+    count = v.selected ? v.selected_count : item.visible;
+    length = v.parts > 1 ? attention_part_length(count) : count;
+    item.begin = item.part * length;
+    item.end = item.begin + length < count ? item.begin + length : count;
+    item.whole = count <= length;
+    item.pairs = item.part > 0 && item.begin >= count ? -1 : (item.end - item.begin + PAIR - 1) / PAIR; /* -1: none */
+    return item;
+}
+
+static __device__ __forceinline__ float exp2_fast(float x)
+{
+#ifdef DSA_CUDA_EMULATED
+    return exp2f(x);
+#else
+    float y;
+
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+#endif
+}
+
+static __device__ __forceinline__ uint32_t bf16_pair(float low, float high)
+{
+    float2 both = {low, high};
+    __nv_bfloat162 pair = __float22bfloat162_rn(both);
+    uint32_t bits;
+
+    memcpy(&bits, &pair, 4);
+    return bits;
+}
+
+/* --- FP8 to BF16 ------------------------------------------------------------------------------------------------- */
+
+/* A code's exponent and mantissa at their places in BF16 are the value times 2^-120, subnormals included: one exact
+ * product with a scale that is a power of two makes up for it. Codes of NaN become numbers; a token that has them has
+ * NaN in its rotary part as well, which is not coded. */
+static __device__ __forceinline__ bool scale_is_plain(float scale)
+{
+    return (__float_as_uint(scale) & 0x807FFFFFu) == 0 && scale < 128.0f; /* times 2^120 it is below 2^127 */
+}
+
+static __device__ __forceinline__ uint32_t plain_factor(float scale)
+{
+    uint32_t bits = __float_as_uint(scale * 1.329227995784916e36f) >> 16; /* 2^120 */
+
+    return bits | bits << 16;
+}
+
+/* Two products of BF16 values, of which each is exact here. */
+static __device__ __forceinline__ uint32_t bf16_products(uint32_t a, uint32_t b)
+{
+#ifdef DSA_CUDA_EMULATED
+    return bf16_pair(__uint_as_float(a << 16) * __uint_as_float(b << 16),
+                     __uint_as_float(a & 0xFFFF0000u) * __uint_as_float(b & 0xFFFF0000u));
+#else
+    uint32_t product;
+
+    asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(product) : "r"(a), "r"(b));
+    return product;
+#endif
+}
+
+/* Two codes, in the upper bytes of each half of `spread`. */
+static __device__ __forceinline__ uint32_t widen_pair(uint32_t spread, uint32_t factor)
+{
+    return bf16_products((spread & 0x80008000u) | (spread >> 4 & 0x07F007F0u), factor);
+}
+
+static __device__ __forceinline__ uint4 widen_plain(uint2 codes, uint32_t factor)
+{
+    uint4 wide;
+
+    wide.x = widen_pair(byte_permute(codes.x, 0, 0x1404), factor);
+    wide.y = widen_pair(byte_permute(codes.x, 0, 0x3424), factor);
+    wide.z = widen_pair(byte_permute(codes.y, 0, 0x1404), factor);
+    wide.w = widen_pair(byte_permute(codes.y, 0, 0x3424), factor);
+    return wide;
+}
+
+/* Any scale. */
+static __device__ __forceinline__ uint4 widen_other(uint2 codes, float scale)
+{
+    float2 a = e4m3_pair_to_float((uint16_t)codes.x), b = e4m3_pair_to_float(codes.x >> 16),
+           c = e4m3_pair_to_float((uint16_t)codes.y), d = e4m3_pair_to_float(codes.y >> 16);
+    uint4 wide;
+
+    wide.x = bf16_pair(a.x * scale, a.y * scale);
+    wide.y = bf16_pair(b.x * scale, b.y * scale);
+    wide.z = bf16_pair(c.x * scale, c.y * scale);
+    wide.w = bf16_pair(d.x * scale, d.y * scale);
+    return wide;
+}
+
+/* --- Loading ----------------------------------------------------------------------------------------------------- */
+
+/* The loading warpgroup's warp w has rows 4 w + g + 16 i of both tiles, g and i below 4: lane 8 g + 4 tile + i finds
+ * the record, lanes 8 g ... 8 g + 7 copy it. */
+struct loader {
+    const uint8_t *base;        /* records of `bytes` each, by number */
+    int bytes, lane, warp, row; /* row: of the lane's own record in its tile */
+};
+
+/* Of a pair: the entry for this lane's record, then its position or -1, then the record's number. */
+static __device__ __forceinline__ int own_position(const struct attention_view &v, const struct item &item,
+                                                   const int32_t *chosen, const struct loader &loader, int pair)
+{
+    int at = item.begin + pair * PAIR + loader.lane / 4 % 2 * RECORDS + loader.row;
+    int position = at >= item.end ? -1 : chosen ? chosen[at] : at;
+
+    return position < item.visible ? position : -1;
+}
+
+template <bool Wide>
+static __device__ __forceinline__ int own_record(const struct attention_view &v, const int32_t *pages, int64_t sequence,
+                                                 int position)
+{
+    if (position < 0)
+        return -1;
+    return Wide ? (int)(sequence * v.wide_rows + position)
+                : pages[position / CACHE_PAGE_TOKENS] * CACHE_PAGE_TOKENS + position % CACHE_PAGE_TOKENS;
+}
+
+static __device__ __forceinline__ void ask_for(const struct loader &loader, int record)
+{
+    if (record >= 0)
+        bulk_prefetch(loader.base + (int64_t)record * loader.bytes, (unsigned)loader.bytes);
+}
+
+/* Whether the rotary column goes with this half: right of the even tile, left of the odd one. */
+static __device__ __forceinline__ bool with_rotary(int tile, enum side half)
+{
+    return (tile == 0) == (half == RIGHT);
+}
+
+/* Copies of one half begin. FP8: lane l brings codes 16 l ... and 128 + 16 l ... of the half's 256. */
+template <bool Wide>
+static __device__ __forceinline__ void begin_half(struct shared_map *shared, const struct loader &loader, int records,
+                                                  int tile, enum side half, float (&scales)[4][2])
+{
+    int lane = loader.lane % 8, first = half == LEFT ? 0 : 4;
+
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        int number = __shfl_sync(0xFFFFFFFFu, records, (loader.lane & 24) | (4 * tile + i));
+        int row = 4 * loader.warp + loader.lane / 8 + 16 * i;
+        const uint8_t *record = loader.base + (int64_t)(number < 0 ? 0 : number) * loader.bytes;
+
+        if (Wide) {
+#pragma unroll
+            for (int c = 0; c < 4; c++)
+                cp_async_16(shared->k[tile][first + c] + swizzled_128(row, lane),
+                            record + (first + c) * 128 + 16 * lane, number >= 0);
+            if (with_rotary(tile, half))
+                cp_async_16(shared->k[tile][ROTARY] + swizzled_128(row, lane), record + ROTARY * 128 + 16 * lane,
+                            number >= 0);
+        } else {
+#pragma unroll
+            for (int c = 0; c < 2; c++)
+                cp_async_16(shared->k[tile][first + 2 * c + lane / 4] + swizzled_128(row, 2 * (lane % 4) + lane / 4),
+                            record + first * 64 + 128 * c + 16 * lane, number >= 0);
+            if (with_rotary(tile, half))
+                cp_async_16(shared->k[tile][ROTARY] + swizzled_128(row, lane), record + ROPE_AT + 16 * lane,
+                            number >= 0);
+            scales[i][0] = number < 0 ? 0.0f : ((const float *)(record + SCALES_AT))[first / 2];
+            scales[i][1] = number < 0 ? 0.0f : ((const float *)(record + SCALES_AT))[first / 2 + 1];
+        }
+    }
+    if (Wide)
+        cp_async_arrive(&shared->full[tile][half]);
+    else
+        cp_async_commit();
+}
+
+/* The codes of one half, which have landed, become BF16. Lanes of the two columns work on 8 codes in opposite order, so
+ * that eight lanes meet all banks. */
+static __device__ __forceinline__ void widen_half(struct shared_map *shared, const struct loader &loader, int tile,
+                                                  enum side half, const float (&scales)[4][2])
+{
+    int lane = loader.lane % 8, first = half == LEFT ? 0 : 4, odd = lane / 4;
+    bool plain = true;
+
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        plain = plain && scale_is_plain(scales[i][0]) && scale_is_plain(scales[i][1]);
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        int row = 4 * loader.warp + loader.lane / 8 + 16 * i;
+
+#pragma unroll
+        for (int c = 0; c < 2; c++) {
+            uint8_t *column = shared->k[tile][first + 2 * c + odd];
+            uint8_t *here = column + swizzled_128(row, 2 * (lane % 4) + odd),
+                    *there = column + swizzled_128(row, 2 * (lane % 4) + 1 - odd);
+            uint4 codes = *(const uint4 *)here;
+            uint2 mine = {odd ? codes.z : codes.x, odd ? codes.w : codes.y},
+                  other = {odd ? codes.x : codes.z, odd ? codes.y : codes.w};
+
+            uint4 wide, other_wide; /* not stored by the functions themselves: the emulator would not see it */
+
+            if (plain) {
+                uint32_t factor = plain_factor(scales[i][c]);
+
+                wide = widen_plain(mine, factor);
+                other_wide = widen_plain(other, factor);
+            } else {
+                wide = widen_other(mine, scales[i][c]);
+                other_wide = widen_other(other, scales[i][c]);
+            }
+            *(uint4 *)here = wide;
+            *(uint4 *)there = other_wide;
+        }
+    }
+    fence_proxy_async();
+    mbarrier_arrive(&shared->full[tile][half]);
+}
+
+template <bool Wide>
+static __device__ __forceinline__ void load_item(const struct attention_view &v, struct shared_map *shared,
+                                                 const struct item &item, struct loader &loader, unsigned &pairs_before)
+{
+    const int32_t *chosen = v.selected ? v.selected + item.t * v.selected_stride : NULL;
+    int64_t sequence = v.sequence[item.t];
+    const int32_t *pages = v.page_table + sequence * v.page_table_stride;
+    int tile_of_lane = loader.lane / 4 % 2;
+    int position = own_position(v, item, chosen, loader, 0);
+    int records = own_record<Wide>(v, pages, sequence, position);
+    float first[4][2], second[4][2];
+
+    position = own_position(v, item, chosen, loader, 1);
+    for (int pair = 0; pair < item.pairs; pair++) {
+        unsigned parity = (pairs_before++ & 1) ^ 1, valid;
+        int next = own_record<Wide>(v, pages, sequence, position);
+
+        position = own_position(v, item, chosen, loader, pair + 2);
+        mbarrier_wait(&shared->empty[0][LEFT], parity);
+        begin_half<Wide>(shared, loader, records, 0, LEFT, first);
+        mbarrier_wait(&shared->empty[1][RIGHT], parity);
+        begin_half<Wide>(shared, loader, records, 1, RIGHT, second);
+        /* Both warpgroups have now given back a half of the pair before, and had read its flags by then. */
+        valid = __ballot_sync(0xFFFFFFFFu, records >= 0);
+        shared->valid[tile_of_lane][loader.row] = records >= 0;
+        if (loader.lane < 2)
+            shared->complete[loader.lane][loader.warp] = (valid | ~(0x0F0F0F0Fu << 4 * loader.lane)) == 0xFFFFFFFFu;
+        mbarrier_arrive(&shared->known);
+        if (!Wide) {
+            cp_async_wait<1>();
+            widen_half(shared, loader, 0, LEFT, first);
+        }
+        ask_for(loader, next);
+        mbarrier_wait(&shared->empty[0][RIGHT], parity);
+        begin_half<Wide>(shared, loader, records, 0, RIGHT, first);
+        if (!Wide) {
+            cp_async_wait<1>();
+            widen_half(shared, loader, 1, RIGHT, second);
+        }
+        mbarrier_wait(&shared->empty[1][LEFT], parity);
+        begin_half<Wide>(shared, loader, records, 1, LEFT, second);
+        if (!Wide) {
+            cp_async_wait<1>();
+            widen_half(shared, loader, 0, RIGHT, first);
+            cp_async_wait<0>();
+            widen_half(shared, loader, 1, LEFT, second);
+        }
+        records = next;
+    }
+}
+
+/* --- Multiplying ------------------------------------------------------------------------------------------------- */
+
+/* The queries as BF16 columns, zeros past H; by both warpgroups that multiply: 2 heads of latents a step, then the
+ * rotary parts. Values come in bunches, so that few waits for memory follow each other. */
+static __device__ __forceinline__ void load_queries(const struct attention_view &v, struct shared_map *shared,
+                                                    const struct item &item)
+{
+    enum { BUNCH = 8, WORKERS = 2 * GROUP };
+
+#pragma unroll 1
+    for (int base = 0; base < HEADS * (LATENT / 8); base += BUNCH * WORKERS) {
+        float4 low[BUNCH], high[BUNCH];
+
+#pragma unroll
+        for (int i = 0; i < BUNCH; i++) {
+            int at = base + i * WORKERS + threadIdx.x, head = item.h0 + at / (LATENT / 8);
+            const float4 *from =
+                (const float4 *)(v.q_latent + item.t * v.q_row_stride + head * v.q_head_stride + at % (LATENT / 8) * 8);
+
+            low[i] = high[i] = {};
+            if (head < v.H) {
+                low[i] = from[0];
+                high[i] = from[1];
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < BUNCH; i++) {
+            int at = base + i * WORKERS + threadIdx.x, head = at / (LATENT / 8), chunk = at % (LATENT / 8);
+            uint4 wide = {bf16_pair(low[i].x, low[i].y), bf16_pair(low[i].z, low[i].w), bf16_pair(high[i].x, high[i].y),
+                          bf16_pair(high[i].z, high[i].w)};
+
+            *(uint4 *)(shared->q[chunk / 8] + swizzled_128(head, chunk % 8)) = wide;
+        }
+    }
+#pragma unroll
+    for (int at = threadIdx.x; at < HEADS * (ROPE / 8); at += WORKERS) {
+        int head = at / (ROPE / 8), chunk = at % (ROPE / 8);
+        uint4 wide = {};
+
+        if (item.h0 + head < v.H) {
+            const float2 *pairs =
+                (const float2 *)(v.q_pe + item.t * v.pe_row_stride + (item.h0 + head) * v.pe_head_stride + 8 * chunk);
+            float2 a = pairs[0], b = pairs[1], c = pairs[2], d = pairs[3];
+
+            wide = {bf16_pair(a.x, a.y), bf16_pair(b.x, b.y), bf16_pair(c.x, c.y), bf16_pair(d.x, d.y)};
+        }
+        *(uint4 *)(shared->q[ROTARY] + swizzled_128(head, chunk)) = wide;
+    }
+}
+
+static __device__ __forceinline__ void multiply_column(float (&s)[32], const struct shared_map *shared, int tile,
+                                                       int column, bool add)
+{
+    uint64_t q = wgmma_descriptor(shared->q[column]), k = wgmma_descriptor(shared->k[tile][column]);
+
+#pragma unroll
+    for (int step = 0; step < 4; step++)
+        wgmma_bf16<64, false>(s, q + 2 * step, k + 2 * step, add || step > 0);
+}
+
+/* Waits for a half of a tile, and begins its share of the logits. */
+template <int Tile, enum side Half>
+static __device__ __forceinline__ void multiply_half(float (&s)[32], struct shared_map *shared, unsigned parity)
+{
+    mbarrier_wait(&shared->full[Tile][Half], parity);
+    fence_proxy_async();
+    wgmma_fence();
+#pragma unroll
+    for (int c = 0; c < 4; c++)
+        multiply_column(s, shared, Tile, (Half == LEFT ? 0 : 4) + c, c > 0 || (int)Tile != (int)Half);
+    if (with_rotary(Tile, Half))
+        multiply_column(s, shared, Tile, ROTARY, true);
+    wgmma_commit();
+}
+
+/* Records 16 step ... of a tile as the right side of the sum: dims 256 half ..., N-major. */
+static __device__ __forceinline__ uint64_t value_descriptor(const struct shared_map *shared, int tile, int half,
+                                                            int step)
+{
+    return wgmma_descriptor_of(shared->k[tile][4 * half], COLUMN_BYTES, 1024, WGMMA_SWIZZLE_128) +
+           (uint64_t)(step * 16 * 128 / 16);
+}
+
+/* O += P V of warpgroup W's own tile, P in registers. */
+template <int W>
+static __device__ __forceinline__ void add_own(float (&o)[128], const uint32_t (&p)[4][4],
+                                               const struct shared_map *shared)
+{
+    wgmma_fence();
+#pragma unroll
+    for (int step = 0; step < 4; step++)
+        wgmma_bf16_rs<256, true>(o, p[step], value_descriptor(shared, W, W, step), true);
+    wgmma_commit();
+}
+
+/* O += P V of the other warpgroup's tile, P in memory. */
+template <int W>
+static __device__ __forceinline__ void add_other(float (&o)[128], struct shared_map *shared, unsigned parity)
+{
+    uint64_t p = wgmma_descriptor(shared->k[1 - W][ROTARY]);
+
+    mbarrier_wait(&shared->full[1 - W][W], parity);
+    fence_proxy_async();
+    wgmma_fence();
+#pragma unroll
+    for (int step = 0; step < 4; step++)
+        wgmma_bf16<256, true>(o, p + 2 * step, value_descriptor(shared, 1 - W, W, step), true);
+    wgmma_commit();
+}
+
+struct row_state {
+    float top[2], sum[2]; /* of the thread's two rows; the maximum in log2 */
+};
+
+/* Logits of records that are none become -inf; the rows' maxima of this tile, in log2. */
+static __device__ __forceinline__ void mask_and_find(float (&s)[32], const struct shared_map *shared, int tile,
+                                                     float scale, float (&high)[2])
+{
+    int lane = threadIdx.x % WARP;
+
+    if (*(const uint32_t *)shared->complete[tile] != 0x01010101u) {
+#pragma unroll
+        for (int j = 0; j < 8; j++) {
+            const uint8_t *valid = shared->valid[tile] + 8 * j + 2 * (lane % 4);
+
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                s[4 * j + i] = valid[i % 2] ? s[4 * j + i] : -INFINITY;
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        high[i] = -INFINITY;
+#pragma unroll
+        for (int j = 0; j < 8; j++)
+            high[i] = fmaxf(high[i], fmaxf(s[4 * j + 2 * i], s[4 * j + 2 * i + 1]));
+        high[i] = fmaxf(high[i], __shfl_xor_sync(0xFFFFFFFFu, high[i], 1));
+        high[i] = fmaxf(high[i], __shfl_xor_sync(0xFFFFFFFFu, high[i], 2)) * scale;
+    }
+}
+
+/* s becomes 2^(s - top), p the same as BF16. */
+static __device__ __forceinline__ void exponentials(float (&s)[32], uint32_t (&p)[4][4], float scale,
+                                                    const float (&top)[2], float (&part)[2])
+{
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        part[i] = 0.0f;
+#pragma unroll
+        for (int j = 0; j < 8; j++) {
+            float low = exp2_fast(fmaf(s[4 * j + 2 * i], scale, -top[i])),
+                  next = exp2_fast(fmaf(s[4 * j + 2 * i + 1], scale, -top[i]));
+
+            s[4 * j + 2 * i] = low;
+            s[4 * j + 2 * i + 1] = next;
+            part[i] += low + next;
+            p[j / 2][2 * (j % 2) + i] = bf16_pair(low, next);
+        }
+    }
+}
+
+static __device__ __forceinline__ void rescale(float (&o)[128], const float (&factor)[2])
+{
+#pragma unroll
+    for (int j = 0; j < 32; j++) {
+        o[4 * j] *= factor[0];
+        o[4 * j + 1] *= factor[0];
+        o[4 * j + 2] *= factor[1];
+        o[4 * j + 3] *= factor[1];
+    }
+}
+
+/* P into the rotary column of its tile, and the other warpgroup may read it. */
+static __device__ __forceinline__ void publish(struct shared_map *shared, int tile, int row, const uint32_t (&p)[4][4])
+{
+    int lane = threadIdx.x % WARP;
+
+#pragma unroll
+    for (int j = 0; j < 8; j++)
+#pragma unroll
+        for (int i = 0; i < 2; i++)
+            *(uint32_t *)(shared->k[tile][ROTARY] + swizzled_128(row + 8 * i, j) + 4 * (lane % 4)) =
+                p[j / 2][2 * (j % 2) + i];
+    fence_proxy_async();
+}
+
+static __device__ __forceinline__ void multiply_even(float scale, struct shared_map *shared, float (&o)[128],
+                                                     struct row_state &state, int row, int pairs, unsigned before)
+{
+    int lane = threadIdx.x % WARP;
+    float s[32];
+
+    multiply_half<0, LEFT>(s, shared, before & 1);
+    multiply_half<0, RIGHT>(s, shared, before & 1);
+    mbarrier_wait(&shared->known, before & 1);
+    wgmma_wait<0>(s);
+    for (int pair = 0; pair < pairs; pair++) {
+        unsigned parity = (before + pair) & 1;
+        float factor[2], part[2], high[2];
+        uint32_t p[4][4];
+
+        mask_and_find(s, shared, 0, scale, high);
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            high[i] = fmaxf(state.top[i], high[i]);
+            factor[i] = exp2_fast(state.top[i] - high[i]);
+            state.top[i] = high[i];
+            if (lane % 4 == 0)
+                shared->maxima[0][row + 8 * i] = high[i];
+        }
+        named_barrier_arrive(BARRIER_M0, 2 * GROUP);
+        exponentials(s, p, scale, state.top, part);
+        rescale(o, factor);
+        add_own<0>(o, p, shared);
+#pragma unroll
+        for (int i = 0; i < 2; i++)
+            state.sum[i] = state.sum[i] * factor[i] + part[i];
+        wgmma_wait<0>(o); /* before the other's maxima are here, as a rule: the loader goes on early */
+        mbarrier_arrive(&shared->empty[0][LEFT]);
+        named_barrier_sync(BARRIER_M1, 2 * GROUP);
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            float top = shared->maxima[1][row + 8 * i];
+
+            factor[i] = exp2_fast(state.top[i] - top);
+            state.top[i] = top;
+            state.sum[i] *= factor[i];
+        }
+        {
+            uint32_t smaller[4][4];
+
+#pragma unroll
+            for (int j = 0; j < 8; j++)
+#pragma unroll
+                for (int i = 0; i < 2; i++)
+                    smaller[j / 2][2 * (j % 2) + i] =
+                        bf16_pair(s[4 * j + 2 * i] * factor[i], s[4 * j + 2 * i + 1] * factor[i]);
+            publish(shared, 0, row, smaller);
+        }
+        named_barrier_arrive(BARRIER_P0, 2 * GROUP);
+        rescale(o, factor);
+        named_barrier_sync(BARRIER_P1, 2 * GROUP);
+        add_other<0>(o, shared, parity);
+        if (pair + 1 < pairs) {
+            multiply_half<0, LEFT>(s, shared, parity ^ 1);
+            wgmma_wait<1>(o);
+            mbarrier_arrive(&shared->empty[1][LEFT]);
+            multiply_half<0, RIGHT>(s, shared, parity ^ 1);
+            mbarrier_wait(&shared->known, parity ^ 1);
+            wgmma_wait<0>(s);
+        } else {
+            wgmma_wait<0>(o);
+            mbarrier_arrive(&shared->empty[1][LEFT]);
+        }
+    }
+}
+
+static __device__ __forceinline__ void multiply_odd(float scale, struct shared_map *shared, float (&o)[128],
+                                                    struct row_state &state, int row, int pairs, unsigned before)
+{
+    int lane = threadIdx.x % WARP;
+
+    for (int pair = 0; pair < pairs; pair++) {
+        unsigned parity = (before + pair) & 1;
+        float s[32], factor[2], part[2], high[2];
+        uint32_t p[4][4];
+
+        multiply_half<1, RIGHT>(s, shared, parity);
+        multiply_half<1, LEFT>(s, shared, parity);
+        mbarrier_wait(&shared->known, parity);
+        wgmma_wait<0>(s);
+        mask_and_find(s, shared, 1, scale, high);
+        named_barrier_sync(BARRIER_M0, 2 * GROUP);
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            high[i] = fmaxf(shared->maxima[0][row + 8 * i], high[i]);
+            factor[i] = exp2_fast(state.top[i] - high[i]);
+            state.top[i] = high[i];
+            if (lane % 4 == 0)
+                shared->maxima[1][row + 8 * i] = high[i];
+        }
+        named_barrier_arrive(BARRIER_M1, 2 * GROUP);
+        exponentials(s, p, scale, state.top, part);
+        rescale(o, factor);
+        add_own<1>(o, p, shared);
+        publish(shared, 1, row, p);
+        named_barrier_arrive(BARRIER_P1, 2 * GROUP);
+#pragma unroll
+        for (int i = 0; i < 2; i++)
+            state.sum[i] = state.sum[i] * factor[i] + part[i];
+        named_barrier_sync(BARRIER_P0, 2 * GROUP);
+        add_other<1>(o, shared, parity);
+        wgmma_wait<1>(s); /* not of `o`, which the second group still adds to: nothing may touch it yet */
+        mbarrier_arrive(&shared->empty[1][RIGHT]);
+        wgmma_wait<0>(o);
+        mbarrier_arrive(&shared->empty[0][RIGHT]);
+    }
+}
+
+/* The sums of both warpgroups, then the result or the part's. */
+static __device__ __forceinline__ void store(const struct attention_view &v, struct shared_map *shared,
+                                             const struct item &item, const float (&o)[128],
+                                             const struct row_state &state, int row)
+{
+    int lane = threadIdx.x % WARP, w = threadIdx.x / GROUP;
+
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        float sum = state.sum[i];
+
+        sum += __shfl_xor_sync(0xFFFFFFFFu, sum, 1);
+        sum += __shfl_xor_sync(0xFFFFFFFFu, sum, 2);
+        if (lane % 4 == 0)
+            shared->sums[w][row + 8 * i] = sum;
+    }
+    named_barrier_sync(BARRIER_WORKERS, 2 * GROUP);
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        int head = item.h0 + row + 8 * i;
+        float total = shared->sums[0][row + 8 * i] + shared->sums[1][row + 8 * i];
+        float factor = total > 0.0f ? 1.0f / total : 0.0f;
+        float *out = item.whole ? v.out + item.t * v.out_row_stride + head * v.out_head_stride
+                                : v.part_out + ((item.t * v.parts + item.part) * v.H + head) * LATENT;
+
+        if (head >= v.H)
+            continue;
+        if (w == 0 && lane % 4 == 0) {
+            float log2_sum = state.top[i] + log2f(total);
+
+            if (!item.whole)
+                v.part_lse[(item.t * v.parts + item.part) * v.H + head] = total > 0.0f ? log2_sum : -INFINITY;
+            else if (v.lse)
+                v.lse[item.t * v.lse_stride + head] = total > 0.0f ? log2_sum * 0.693147180559945309f : INFINITY;
+        }
+        out += 256 * w + 2 * (lane % 4);
+#pragma unroll
+        for (int j = 0; j < 32; j++) {
+            float2 pair = {o[4 * j + 2 * i] * factor, o[4 * j + 2 * i + 1] * factor};
+
+            *(float2 *)(out + 8 * j) = pair;
+        }
+    }
+}
+
+/* --- The kernel -------------------------------------------------------------------------------------------------- */
+
+template <bool Wide>
+static __global__ void __launch_bounds__(THREADS, 1) attention_stagger_kernel(struct attention_view v, unsigned items)
+{
+    DYNAMIC_SHARED(uint8_t, memory);
+    struct shared_map *shared = (struct shared_map *)(memory + (1024 - ((uintptr_t)memory & 1023)) % 1024);
+    unsigned before = 0; /* pairs that this block has done */
+
+    if (!WGMMA_HERE)
+        return;
+    if (threadIdx.x == 0) {
+        mbarrier_init(&shared->known, GROUP);
+        for (int tile = 0; tile < 2; tile++)
+            for (int half = 0; half < 2; half++) {
+                mbarrier_init(&shared->full[tile][half], GROUP);
+                mbarrier_init(&shared->empty[tile][half], GROUP);
+            }
+        mbarrier_init_fence();
+    }
+    __syncthreads();
+    if (threadIdx.x >= 2 * GROUP) {
+        struct loader loader;
+
+        registers_lower<LOADER_REGISTERS>();
+        loader.base = Wide ? (const uint8_t *)v.wide : v.pool;
+        loader.bytes = Wide ? 2 * D : (int)RECORD_BYTES;
+        loader.lane = threadIdx.x % WARP;
+        loader.warp = threadIdx.x % GROUP / WARP;
+        loader.row = 4 * loader.warp + loader.lane / 8 + 16 * (loader.lane % 4);
+        for (unsigned at = blockIdx.x; at < items; at += gridDim.x)
+            load_item<Wide>(v, shared, item_at(v, at), loader, before);
+    } else {
+        int lane = threadIdx.x % WARP, row = threadIdx.x % GROUP / WARP * 16 + lane / 4;
+        float scale = v.scale * 1.44269504088896341f;
+
+        registers_raise<WORKER_REGISTERS>();
+        for (unsigned at = blockIdx.x; at < items; at += gridDim.x) {
+            struct item item = item_at(v, at);
+            struct row_state state = {{NO_MAXIMUM, NO_MAXIMUM}, {0.0f, 0.0f}};
+            float o[128] = {};
+
+            if (item.pairs < 0)
+                continue;
+            load_queries(v, shared, item); /* the sums' barrier of the item before: all its products are done */
+            fence_proxy_async();
+            named_barrier_sync(BARRIER_WORKERS, 2 * GROUP);
+            if (item.pairs > 0) {
+                if (threadIdx.x < GROUP)
+                    multiply_even(scale, shared, o, state, row, item.pairs, before);
+                else
+                    multiply_odd(scale, shared, o, state, row, item.pairs, before);
+            }
+            before += (unsigned)item.pairs;
+            store(v, shared, item, o, state, row);
+        }
+    }
+}
+
+enum status cuda_attention_stagger(struct ops *ops, const struct attention_view *v, int64_t T)
+{
+    const int smem = (int)sizeof(struct shared_map) + 1024;
+    unsigned items = (unsigned)(T * v->parts * v->head_tiles); /* the caller has seen to it that they fit */
+    unsigned grid = items, sms = (unsigned)backend_of(ops)->sm_count;
+
+    if (ATTENTION_PERSISTENT && v->wide && items > sms)
+        grid = sms;
+    if (v->wide) {
+        CUDA_TRY(ops, cudaFuncSetAttribute(attention_stagger_kernel<true>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                           smem));
+        LAUNCH((attention_stagger_kernel<true>), grid, THREADS, smem, backend_of(ops)->stream, *v, items);
+    } else {
+        CUDA_TRY(ops, cudaFuncSetAttribute(attention_stagger_kernel<false>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                           smem));
+        LAUNCH((attention_stagger_kernel<false>), grid, THREADS, smem, backend_of(ops)->stream, *v, items);
+    }
+    CUDA_LAUNCHED(ops);
+    return STATUS_OK;
+}
