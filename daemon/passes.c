@@ -368,23 +368,22 @@ static enum status take_text(struct passes *passes, struct store *store, struct 
     return STATUS_OK;
 }
 
-/* The place of a quotation. In a page's text a heading is a block of its own; it is no part of the sentence after it. */
+/* The place of a quotation, without headings at its ends. */
 static enum status place_quote(const struct passes *passes, struct store *store, const struct retrieval_quote *origin,
-                               const struct quote_span *quote, struct retrieval_quote *place, struct error *err)
+                               const struct quote_span *quote, struct retrieval_quote *place, bool *heading,
+                               struct error *err)
 {
-    size_t start = 0, end = 0;
+    size_t start = quote->start, end = quote->end;
     struct arena arena;
     struct span text;
     enum status s;
 
-    *place = (struct retrieval_quote){origin->page, origin->start + (uint32_t)quote->start,
-                                      origin->start + (uint32_t)quote->end};
-    arena_init(&arena, quote->end - quote->start + SLICE_ROOM);
-    s = store_page_slice(store, passes->document, place->page, place->start, place->end, &arena, &text, err);
+    arena_init(&arena, origin->end - origin->start + SLICE_ROOM);
+    s = store_page_slice(store, passes->document, origin->page, origin->start, origin->end, &arena, &text, err);
     if (!s) {
         retrieval_trim_headings(text, &start, &end);
-        place->end = place->start + (uint32_t)end;
-        place->start += (uint32_t)start;
+        *heading = retrieval_is_heading(text, start, end);
+        *place = (struct retrieval_quote){origin->page, origin->start + (uint32_t)start, origin->start + (uint32_t)end};
     }
     arena_finish(&arena);
     return s;
@@ -400,6 +399,7 @@ static enum status take_quotes(struct passes *passes, struct store *store, const
         return error_set(err, STATUS_NO_MEMORY, "no memory for a note");
     for (size_t i = 0; i < count; i++) {
         const struct retrieval_quote *origin;
+        bool heading = false;
         enum status s;
 
         if (quotes[i].block_id < 1 || (size_t)quotes[i].block_id > passes->pending.origin_count) {
@@ -411,9 +411,13 @@ static enum status take_quotes(struct passes *passes, struct store *store, const
             claims[CLAIM_MISQUOTED]++;
             continue;
         }
-        s = place_quote(passes, store, origin, &quotes[i], &places[i], err);
+        s = place_quote(passes, store, origin, &quotes[i], &places[i], &heading, err);
         if (s)
             return s;
+        if (heading) {
+            claims[CLAIM_HEADING]++;
+            continue;
+        }
         note->statements[note->count++] = (struct statement){.places = &places[i], .place_count = 1};
         claims[CLAIM_KEPT]++;
     }

@@ -176,7 +176,7 @@ enum status retrieval_best_sentence(struct store *store, struct span question, c
 
 /* --- Summaries without a model --------------------------------------------------------------------------- */
 
-#define RETRIEVAL_SUMMARY_VERSION "extractive-1" /* changes whenever equal pages could give other quotations */
+#define RETRIEVAL_SUMMARY_VERSION "extractive-2" /* changes whenever equal pages could give other quotations */
 
 struct retrieval_quote {
     int page;
@@ -188,9 +188,12 @@ struct retrieval_quote {
 enum status retrieval_summarise(struct store *store, int64_t document_id, struct arena *arena,
                                 struct retrieval_quote **quotes, size_t *count, struct error *err) MUST_CHECK;
 
-/* A stretch of a page that somebody else chose, without the headings at its ends: [*start, *end) of `text`. A heading
- * alone stays. */
+/* In a page's text a heading is a block between empty lines: one short line without a stop.
+ *
+ * [*start, *end) of a page's text, chosen by somebody else, without the headings at its ends. One alone stays. */
 void retrieval_trim_headings(struct span text, size_t *start, size_t *end);
+/* Whether [start, end) is a heading as a whole, with more text after it. */
+bool retrieval_is_heading(struct span text, size_t start, size_t end);
 
 /* --- A model's statements, held against the pages they cite ---------------------------------------------- */
 
@@ -200,6 +203,7 @@ enum claim_fault {
     CLAIM_NO_PAGE,     /* names a page that its source did not have */
     CLAIM_MISQUOTED,   /* words in quotation marks stand on none of the pages it names */
     CLAIM_UNSUPPORTED, /* shares no word that means anything with a page it names */
+    CLAIM_HEADING,     /* quotes a heading and nothing else */
     CLAIM_FAULTS
 };
 const char *retrieval_claim_fault_name(enum claim_fault fault); /* "kept", "uncited", "no-page", … */

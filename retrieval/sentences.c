@@ -107,15 +107,6 @@ bool sentence_is_heading(struct span sentence, const char *title, const char *he
     return false;
 }
 
-/* Where a block of text ends: at the empty line after it, or with the text. */
-static size_t block_end(struct span text, size_t at)
-{
-    for (; at + 1 < text.len; at++)
-        if (text.ptr[at] == '\n' && text.ptr[at + 1] == '\n')
-            return at;
-    return text.len;
-}
-
 /* A short line that does not end like a sentence. */
 static bool is_heading_block(struct span block)
 {
@@ -138,27 +129,41 @@ static bool is_heading_block(struct span block)
     return true;
 }
 
+static bool is_border(struct span text, size_t at)
+{
+    return at + 1 < text.len && text.ptr[at] == '\n' && text.ptr[at + 1] == '\n';
+}
+
+/* Where a block of text ends: at the empty line after it, or with the text. */
+static size_t block_end(struct span text, size_t at)
+{
+    while (at < text.len && !is_border(text, at))
+        at++;
+    return at;
+}
+
+bool retrieval_is_heading(struct span text, size_t start, size_t end)
+{
+    return start < end && (start == 0 || (start >= 2 && is_border(text, start - 2))) && is_border(text, end) &&
+           is_heading_block(span_slice(text, start, end));
+}
+
 void retrieval_trim_headings(struct span text, size_t *start, size_t *end)
 {
-    size_t from = 0, to = text.len, next, before;
+    size_t from = *start, to = *end, next;
 
-    for (;;) {
-        next = block_end(text, from);
-        if (next == text.len || !is_heading_block(span_slice(text, from, next)))
-            break;
-        for (from = next; from < text.len && text.ptr[from] == '\n';)
+    while ((next = block_end(text, from)) < to && is_heading_block(span_slice(text, from, next)))
+        for (from = next; from < to && text.ptr[from] == '\n';)
             from++;
-    }
     for (;;) { /* the last block, if it is not the first too */
-        size_t at = from;
+        size_t at = from, before = to;
 
-        before = text.len;
-        while ((next = block_end(span_of(text.ptr, to), at)) < to) {
+        while ((next = block_end(text, at)) < to) {
             before = next;
             for (at = next; at < to && text.ptr[at] == '\n';)
                 at++;
         }
-        if (before == text.len || !is_heading_block(span_slice(text, at, to)))
+        if (before == to || !is_heading_block(span_slice(text, at, to)))
             break;
         to = before;
     }

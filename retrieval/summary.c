@@ -185,7 +185,8 @@ static enum status read_page(struct summary *summary, int64_t document, int numb
     for (size_t i = first; i < summary->last && !s; i++) {
         struct sentence *sentence = &summary->sentences.items[i];
 
-        sentence->quotable = is_quotable(span_slice(text, sentence->start, sentence->end), sentence->words);
+        sentence->quotable = is_quotable(span_slice(text, sentence->start, sentence->end), sentence->words) &&
+                             !retrieval_is_heading(text, sentence->start, sentence->end);
     }
     arena_finish(&arena);
     return s;

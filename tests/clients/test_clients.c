@@ -272,14 +272,14 @@ TEST(a_forgotten_document_is_gone_from_every_file)
     CHECK(fclose(fopen(cache, "w")) == 0);
     CHECK(file_holds(f.store, "streams.db", "peregrine falcon dives"));
     CHECK(file_holds(f.store, "jobs.db", "peregrine falcon dives") || file_holds(f.store, "jobs.db-wal", "peregrine"));
-    CHECK(store_holds(f.store, "summary/extractive-1/1/"));
+    CHECK(store_holds(f.store, "summary/extractive-2/1/"));
     CHECK(store_holds(f.store, "regrin")); /* folded words, cut where they share letters with the one before */
     CHECK_EQ_INT(fixture_run((const char *[]){CTL_PATH, "--store", f.store, "forget", "1", NULL}, output,
                              sizeof output), 0);
     CHECK(strstr(output, "document 1 is forgotten"));
-    CHECK(!store_holds(f.store, "summary/extractive-1/1/"));
+    CHECK(!store_holds(f.store, "summary/extractive-2/1/"));
     CHECK(!store_holds(f.store, "regrin"));
-    CHECK(store_holds(f.store, "summary/extractive-1/2/")); /* the others' are there */
+    CHECK(store_holds(f.store, "summary/extractive-2/2/")); /* the others' are there */
     CHECK(!store_holds(f.store, "peregrine falcon dives"));
     CHECK(!store_holds(f.store, "On falcons"));
     CHECK(access(cache, F_OK) != 0);
@@ -436,8 +436,8 @@ TEST(dsa_batch_summarises_a_store_and_does_nothing_twice)
     CHECK_EQ_INT(fixture_run((const char *[]){CTL_PATH, "--store", f.store, "--json", "summaries", NULL}, output,
                              sizeof output), 0);
     CHECK(strstr(output, "On falcons") && strstr(output, "On granite"));
-    CHECK(file_holds(f.store, "corpus.db-wal", "summary/extractive-1/") ||
-          file_holds(f.store, "corpus.db", "summary/extractive-1/"));
+    CHECK(file_holds(f.store, "corpus.db-wal", "summary/extractive-2/") ||
+          file_holds(f.store, "corpus.db", "summary/extractive-2/"));
     {
         int held = open(directory, O_RDONLY | O_DIRECTORY);
 

@@ -510,7 +510,8 @@ static void put_statements(const struct fixture *f, int64_t document)
     static const char details[] =
         "{\"statements\":[{\"text\":\"The house has a *clock*.\",\"places\":[[1,0,40]]},"
         "{\"text\":\"Dust [sic] lies in both rooms.\",\"places\":[[1,10,60],[2,10,60]]},"
-        "{\"text\":\"It is there again.\",\"places\":[[1,0,40]]}],\"claims\":[3,1,0,2,0],\"sections\":1,\"levels\":1}";
+        "{\"text\":\"It is there again.\",\"places\":[[1,0,40]]}],\"claims\":[3,1,0,2,0,0]"
+        ",\"sections\":1,\"levels\":1}";
     struct store_summary summary = {.collection = "default", .title = "Rooms", .body = span_from_cstr("Replaced."),
                                     .details = details, .model = "m", .document_id = document};
     struct store *store = NULL;

@@ -531,5 +531,11 @@ TEST(a_quotation_does_not_begin_with_a_heading)
     place = &passes_summary(scene.passes)->statements[0].places[0];
     CHECK_EQ_INT(place->start, strlen(heading) + 2);
     CHECK_EQ_INT(place->end, strlen(text));
+    CHECK_EQ_INT(passes_counts(scene.passes)->claims[CLAIM_HEADING], 0);
+    scene.options.parameters = "test/1"; /* another run, which finds no parts */
+    begin(&scene);
+    CHECK(run_quoting(&scene, (int)strlen(heading)));
+    CHECK_EQ_INT(passes_summary(scene.passes)->count, 0);
+    CHECK_EQ_INT(passes_counts(scene.passes)->claims[CLAIM_HEADING], 1);
     close_scene(&scene);
 }

@@ -173,10 +173,26 @@ TEST(headings_are_no_part_of_a_quotation)
     };
 
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        size_t start = 99, end = 99;
+        size_t start = 0, end = strlen(cases[i].chosen);
 
         retrieval_trim_headings(span_from_cstr(cases[i].chosen), &start, &end);
         CHECK_EQ_INT(end - start, strlen(cases[i].kept));
         CHECK(memcmp(cases[i].chosen + start, cases[i].kept, end - start) == 0);
     }
+}
+
+TEST(a_heading_is_a_short_line_between_empty_lines)
+{
+    static const char text[] = "On sums\n\nThe order of a sum\n\nThe result depends on it. It does\n\nnot end";
+    const struct span span = span_from_cstr(text);
+    size_t order = (size_t)(strstr(text, "The order") - text), result = (size_t)(strstr(text, "The result") - text),
+           does = (size_t)(strstr(text, "It does") - text), last = (size_t)(strstr(text, "not end") - text);
+
+    CHECK(retrieval_is_heading(span, 0, 7));
+    CHECK(retrieval_is_heading(span, order, result - 2));
+    CHECK(!retrieval_is_heading(span, order + 4, result - 2)); /* a part of it */
+    CHECK(!retrieval_is_heading(span, order, result - 6));
+    CHECK(!retrieval_is_heading(span, result, does - 1)); /* a sentence */
+    CHECK(!retrieval_is_heading(span, does, last - 2));   /* begins within a block */
+    CHECK(!retrieval_is_heading(span, last, strlen(text))); /* nothing after it */
 }
