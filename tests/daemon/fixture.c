@@ -343,7 +343,7 @@ void fixture_ask(struct dsa_client *client, const char *text, struct outcome *ou
 
     if (dsa_ask(client, &question, &request))
         FAIL("dsa_ask: %s", dsa_error(client));
-    fixture_follow(client, request, 30, outcome);
+    fixture_follow(client, request, SANITIZED ? 120 : 30, outcome);
 }
 
 /* --- Raw --------------------------------------------------------------------------------------------------------- */
