@@ -209,6 +209,12 @@ TEST(dsactl_looks_into_stores_and_after_jobs)
     CHECK(strstr(output, "job 1 is final"));
     CHECK_EQ_INT(
         fixture_run((const char *[]){CTL_PATH, "--store", f.store, "cancel", "9", NULL}, output, sizeof output), 66);
+    CHECK_EQ_INT(fixture_run((const char *[]){CTL_PATH, "--store", f.store, "ack", "1", NULL}, output, sizeof output),
+                 0);
+    CHECK(strstr(output, "not kept any more"));
+    CHECK_EQ_INT(fixture_run((const char *[]){QUERY_PATH, "--store", f.store, "--attach", "1", NULL}, output,
+                             sizeof output), 65);
+    CHECK(strstr(output, "acknowledged"));
     CHECK_EQ_INT(fixture_run((const char *[]){CTL_PATH, "--store", f.store, "drain", NULL}, output, sizeof output), 0);
     CHECK_EQ_INT(fixture_wait(&f), 0);
 }

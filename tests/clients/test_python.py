@@ -28,8 +28,8 @@ DSAD, MAKE_STORE = sys.argv[1:3]
 
 
 class Daemon:
-    def __init__(self, directory, model=None):
-        self.store, self.model = os.path.join(directory, "store"), model
+    def __init__(self, directory, model=None, config=None):
+        self.store, self.model, self.config = os.path.join(directory, "store"), model, config
         places = {"MAKE_STORE": self.store, **({"MAKE_MODEL": model} if model else {})}
         subprocess.run([MAKE_STORE], check=True, env={**os.environ, **places}, stdout=subprocess.DEVNULL)
         self.start()
@@ -39,6 +39,7 @@ class Daemon:
         if os.path.exists(note):
             os.unlink(note)
         arguments = [DSAD, "--store", self.store] + (["--model", self.model, "--threads", "1"] if self.model else [])
+        arguments += ["--config", self.config] if self.config else []
         self.process = subprocess.Popen(arguments, stderr=subprocess.DEVNULL)
         until = time.monotonic() + 20
         while not os.path.exists(note):
@@ -249,6 +250,43 @@ def test_an_end_between_frames(daemon):
             assert peer.heard == [b"Q", b"Q"], peer.heard
 
 
+def test_tcp_admits_the_keys_of_the_list(daemon):
+    directory = os.path.dirname(daemon.store)
+    server, friend, stranger = (zmq.curve_keypair() for _ in range(3))
+
+    def write(name, text):
+        path = os.path.join(directory, name)
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:
+            file.write(text)
+        return path
+
+    assert daemon.stop(signal.SIGTERM) == 0
+    daemon.config = write("conf", b"[daemon]\nlisten = tcp://127.0.0.1:*\n[curve]\nsecret-key-file = %s\n"
+                          b"authorized-keys = %s\n" % (write("key", server[1] + b"\n").encode(),
+                                                       write("list", friend[0] + b"\n").encode()))
+    daemon.start()
+    with dsa.Client(store=daemon.store, secret_key=friend[1]) as client:
+        assert client.status()["jobs"]["final"] == 0
+
+    async def ask(key, seconds):
+        async with dsa.AsyncClient(store=daemon.store, secret_key=key) as client:
+            return await asyncio.wait_for(client.status(), seconds)
+
+    assert asyncio.run(ask(friend[1], 20))["jobs"]["final"] == 0
+    try:
+        asyncio.run(ask(stranger[1], 1))
+    except asyncio.TimeoutError:
+        pass
+    else:
+        raise AssertionError("a stranger was let in")
+    try:
+        dsa.Client(store=daemon.store)
+    except ValueError:
+        pass
+    else:
+        raise AssertionError("no key, and no word of it")
+
+
 def test_nothing_is_queued_for_an_absent_daemon(daemon):
     peer = Peer(os.path.dirname(daemon.store))
     peer.end()
@@ -262,7 +300,8 @@ def test_nothing_is_queued_for_an_absent_daemon(daemon):
 
 
 def main():
-    plain = [test_an_end_between_frames, test_nothing_is_queued_for_an_absent_daemon, test_sync, test_errors, test_async, test_a_summary_cites_its_pages]
+    plain = [test_an_end_between_frames, test_nothing_is_queued_for_an_absent_daemon,
+             test_tcp_admits_the_keys_of_the_list, test_sync, test_errors, test_async, test_a_summary_cites_its_pages]
     with_model = [test_resume_after_kill, test_async_resume_after_kill, test_closing_a_generator_cancels]
     failed = 0
     for number, test in enumerate(plain + with_model, 1):

@@ -216,6 +216,46 @@ TEST(another_connection_cancels_a_running_job)
     CHECK_EQ_INT(fixture_stop(&f, SIGTERM), 0);
 }
 
+/* To its first tokens, which are to be those that it had before. */
+static void follow_to_tokens(struct dsa_client *client, uint64_t request, char first[64])
+{
+    const struct dsa_event *event;
+    int64_t next = 0;
+
+    do {
+        CHECK_EQ_INT(dsa_next_event(client, 20000, &event), DSA_OK);
+        CHECK(event->request != request || event->type != DSA_EVENT_ERROR);
+        if (event->request == request && event->seq >= 0)
+            CHECK_EQ_INT(event->seq, next++);
+    } while (event->request != request || event->type != DSA_EVENT_TOKENS);
+    (void)snprintf(first, 64, "%.*s", (int)(event->text_len < 60 ? event->text_len : 60), event->text);
+}
+
+TEST(a_cancelled_job_is_tried_again_as_if_new)
+{
+    struct fixture f;
+    struct dsa_client *client = fixture_open(&f, fixture_model());
+    struct dsa_question q = {.size = sizeof q, .kind = "batch", .max_tokens = 3900, .detach = 1,
+                             .text = "{\"messages\":[{\"role\":\"user\",\"content\":\"Talk.\"}]}"};
+    const struct dsa_event *event;
+    uint64_t request = 0;
+    char first[64], again[64];
+
+    CHECK_EQ_INT(dsa_ask(client, &q, &request), DSA_OK);
+    follow_to_tokens(client, request, first);
+    event = fixture_request(client, WIRE_RETRY, "{\"job\":1}");
+    CHECK_EQ_INT(event->type, DSA_EVENT_ERROR); /* it has not ended */
+    CHECK_EQ_INT(fixture_request(client, WIRE_CANCEL, "{\"job\":1}")->type, DSA_EVENT_REPLY);
+    event = fixture_request(client, WIRE_RETRY, "{\"job\":1}");
+    CHECK_EQ_INT(event->type, DSA_EVENT_REPLY);
+    CHECK(strstr(event->json, "queued"));
+    CHECK_EQ_INT(dsa_attach(client, 1, 0, &request), DSA_OK);
+    follow_to_tokens(client, request, again);
+    CHECK(strncmp(first, again, strlen(first) < strlen(again) ? strlen(first) : strlen(again)) == 0);
+    CHECK_EQ_INT(fixture_request(client, WIRE_CANCEL, "{\"job\":1}")->type, DSA_EVENT_REPLY);
+    fixture_close(&f, client);
+}
+
 static void lists_and_status(struct dsa_client *client, int64_t job)
 {
     const struct dsa_event *event;
