@@ -3,8 +3,9 @@
  *   FP8:   y[m, n] = sum_g (sum_{k in g} a8[m, k] w8[n, k]) sa[m, g] sw[n / 128, g],  g = 128 of K
  *   BF16:  y[m, n] = sum_k a[m, k] w[n, k], one F32 sum
  *
- *   grid   (N / (128 NW), row tiles of 64 MW, heads); 384 threads: two warpgroups of 64 x 128 outputs, one that loads
- *   MW x NW = 2 x 1 (tall) or 1 x 2 (rows grouped by expert: tiles of 64 rows)
+ *   grid   as many blocks as SMs; block b takes tiles b, b + blocks, … of [64 MW, 128 NW] outputs. 384 threads: two
+ *          warpgroups of 64 x 128 outputs, one that loads: it is on with the next tile's stages while this one's sums
+ *          are stored. MW x NW = 2 x 1 (tall) or 1 x 2 (rows grouped by expert: tiles of 64 rows)
  *   smem   stages of A [64 MW, 128 bytes] and B [128 NW, 128 bytes], 128-byte swizzle: six of 32 KB (tall), five of 40
  *   pipe   the loader fills a stage by cp.async, which arrives at its `full` barrier; each warp that has multiplied
  *          arrives at `empty`. The two warpgroups do not wait for each other: one's scaling runs beside the other's
@@ -25,7 +26,8 @@ enum {
     WORKER_WARPS = 8,
     LOADER_REGISTERS = 104,
     WORKER_REGISTERS = 200,
-    BAND = 8 /* row tiles that follow each other before the next column tile: a wave reads a squarer part of both */
+    PERSISTENT = 1, /* 0: a block a tile */
+    BAND = 8        /* row tiles that follow each other before the next column tile: a wave reads a squarer part of both */
 };
 
 template <int MW, int NW> struct stage_map {
@@ -37,23 +39,62 @@ template <int MW, int NW> struct stage_map {
 template <int MW, int NW> struct block_map {
     struct stage_map<MW, NW> stage[stage_map<MW, NW>::stages];
     uint64_t full[stage_map<MW, NW>::stages], empty[stage_map<MW, NW>::stages];
-    int32_t rows[stage_map<MW, NW>::rows]; /* operand row of each tile row, -1: none */
 };
 
-/* What a block multiplies: bytes, whichever the element. */
-struct block_view {
-    const uint8_t *a, *w;
-    int64_t a_stride, w_stride, n0; /* bytes a row; first row of w */
-    int steps, bytes;               /* of K */
+/* The tiles of a product, and one of them: operands as bytes, whichever the element. */
+struct tile_counts {
+    int columns, rows, heads;
 };
+
+struct tile_view {
+    const uint8_t *a, *w;
+    const float *w_scale;
+    int64_t a_stride, w_stride, n0, row0; /* bytes a row; first row of w, first row of y */
+    int steps, bytes, head;               /* of K */
+};
+
+/* Tile `number` of all; false where its expert has no rows. Tiles are numbered by bands of row tiles, down the rows
+ * first. */
+template <bool Fp8, int MW, int NW>
+static __device__ __forceinline__ bool tile_of(const struct product &p, const struct tile_counts &counts, int number,
+                                               struct tile_view *v)
+{
+    using L = stage_map<MW, NW>;
+    const int item = Fp8 ? 1 : 2;
+    int one = counts.columns * counts.rows, head = number / one, in_head = number - head * one;
+    int band = in_head / (BAND * counts.columns) * BAND, in_band = in_head - band * counts.columns;
+    int height = min((int)BAND, counts.rows - band), column = in_band / height, tile = band + in_band - column * height;
+
+    v->head = head;
+    v->n0 = (int64_t)column * L::columns;
+    v->row0 = (int64_t)tile * L::rows;
+    v->bytes = (int)p.K * item;
+    v->steps = (v->bytes + ROW_BYTES - 1) / ROW_BYTES;
+    v->a = (Fp8 ? p.x.codes : (const uint8_t *)p.x.values) + head * p.x.head_stride * item;
+    v->a_stride = p.x.row_stride * item;
+    v->w = (const uint8_t *)p.w + head * p.N * p.K * item;
+    v->w_stride = p.K * item;
+    v->w_scale = p.w_scale;
+    if (p.group.row_index) {
+        int expert = p.group.tile_expert[tile];
+
+        if (expert < 0)
+            return false;
+        v->w = (const uint8_t *)p.group.weights[expert];
+        if (Fp8)
+            v->w_scale = p.group.scales[expert];
+    }
+    return true;
+}
 
 /* --- Loading
  * ----------------------------------------------------------------------------------------------------------- */
 
 /* A thread copies chunk tid % 8 of rows tid / 8 + 16 i: the swizzle, by the row's last three bits, is the same for all.
- */
+ * `done`: stages filled before; returns those filled now as well. */
 template <int MW, int NW>
-static __device__ __forceinline__ void load_all(struct block_map<MW, NW> *shared, const struct block_view &v, int64_t N)
+static __device__ __forceinline__ unsigned load_tile(struct block_map<MW, NW> *shared, const struct product &p,
+                                                     const struct tile_view &v, unsigned done)
 {
     using L = stage_map<MW, NW>;
     const int apart = GROUP / 8;
@@ -62,7 +103,7 @@ static __device__ __forceinline__ void load_all(struct block_map<MW, NW> *shared
 
 #pragma unroll
     for (int i = 0; i < L::rows / apart; i++) {
-        int64_t row = shared->rows[first + i * apart];
+        int64_t row = product_row(p, v.row0 + first + i * apart);
 
         a[i] = row < 0 ? NULL : v.a + row * v.a_stride + 16 * chunk;
     }
@@ -70,13 +111,13 @@ static __device__ __forceinline__ void load_all(struct block_map<MW, NW> *shared
     for (int i = 0; i < L::columns / apart; i++) {
         int64_t n = v.n0 + first + i * apart;
 
-        b[i] = n < N ? v.w + n * v.w_stride + 16 * chunk : NULL;
+        b[i] = n < p.N ? v.w + n * v.w_stride + 16 * chunk : NULL;
     }
-    for (int step = 0; step < v.steps; step++) {
-        int s = step % L::stages, k = step * ROW_BYTES;
+    for (int step = 0; step < v.steps; step++, done++) {
+        int s = done % L::stages, k = step * ROW_BYTES;
         bool inside = k + 16 * chunk < v.bytes;
 
-        mbarrier_wait(&shared->empty[s], (unsigned)(step / L::stages & 1) ^ 1);
+        mbarrier_wait(&shared->empty[s], (done / L::stages & 1) ^ 1);
 #pragma unroll
         for (int i = 0; i < L::rows / apart; i++)
             cp_async_16(shared->stage[s].a + place + i * apart * ROW_BYTES, a[i] && inside ? a[i] + k : v.w,
@@ -87,6 +128,7 @@ static __device__ __forceinline__ void load_all(struct block_map<MW, NW> *shared
                         b[i] && inside);
         cp_async_arrive(&shared->full[s]);
     }
+    return done;
 }
 
 /* --- Multiplying
@@ -99,19 +141,19 @@ static __device__ __forceinline__ void release(uint64_t *empty)
 }
 
 template <int MW, int NW>
-static __device__ __forceinline__ void multiply_fp8(struct block_map<MW, NW> *shared, int steps, int a_at, int b_at,
-                                                    const float *const (&a_scale)[2], const float *w_scale,
-                                                    float (&sum)[64])
+static __device__ __forceinline__ void multiply_fp8(struct block_map<MW, NW> *shared, int steps, unsigned done,
+                                                    int a_at, int b_at, const float *const (&a_scale)[2],
+                                                    const float *w_scale, float (&sum)[64])
 {
     using L = stage_map<MW, NW>;
     float part[64];
 
     for (int g = 0; g < steps; g++) {
-        int s = g % L::stages;
+        int s = (done + g) % L::stages;
         float sw = w_scale[g], low = a_scale[0][g] * sw, high = a_scale[1][g] * sw;
         uint64_t da = wgmma_descriptor(shared->stage[s].a + a_at), db = wgmma_descriptor(shared->stage[s].b + b_at);
 
-        mbarrier_wait(&shared->full[s], (unsigned)(g / L::stages & 1));
+        mbarrier_wait(&shared->full[s], (done + g) / L::stages & 1);
         fence_proxy_async();
         wgmma_fence();
 #pragma unroll
@@ -127,17 +169,17 @@ static __device__ __forceinline__ void multiply_fp8(struct block_map<MW, NW> *sh
 }
 
 template <int MW, int NW>
-static __device__ __forceinline__ void multiply_bf16(struct block_map<MW, NW> *shared, int steps, int a_at, int b_at,
-                                                     float (&sum)[64])
+static __device__ __forceinline__ void multiply_bf16(struct block_map<MW, NW> *shared, int steps, unsigned done,
+                                                     int a_at, int b_at, float (&sum)[64])
 {
     using L = stage_map<MW, NW>;
     float none[1];
 
     for (int step = 0; step < steps; step++) {
-        int s = step % L::stages;
+        int s = (done + step) % L::stages;
         uint64_t da = wgmma_descriptor(shared->stage[s].a + a_at), db = wgmma_descriptor(shared->stage[s].b + b_at);
 
-        mbarrier_wait(&shared->full[s], (unsigned)(step / L::stages & 1));
+        mbarrier_wait(&shared->full[s], (done + step) / L::stages & 1);
         fence_proxy_async();
         wgmma_fence();
 #pragma unroll
@@ -146,49 +188,59 @@ static __device__ __forceinline__ void multiply_bf16(struct block_map<MW, NW> *s
         wgmma_commit();
         if (step > 0) {
             wgmma_wait<1>(none); /* the step before is done; `sum` is still being added to */
-            release(&shared->empty[(step - 1) % L::stages]);
+            release(&shared->empty[(done + step - 1) % L::stages]);
         }
     }
     wgmma_wait<0>(sum);
+    release(&shared->empty[(done + steps - 1) % L::stages]);
 }
 
 /* --- The kernel
  * -------------------------------------------------------------------------------------------------------- */
 
-template <bool Fp8, int MW, int NW> static __global__ void __launch_bounds__(THREADS, 1) product_wgmma(struct product p)
+template <bool Fp8, int MW, int NW>
+static __device__ __forceinline__ void store(const struct product &p, const struct tile_view &v, int first_row,
+                                             int first_column, const float (&sum)[64])
+{
+    int lane = threadIdx.x % WARP;
+
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        int64_t row = v.row0 + first_row + lane / 4 + 8 * half, n0 = v.n0 + first_column + 2 * (lane % 4);
+        float *out = p.y + row * p.y_row_stride + v.head * p.y_head_stride + n0;
+
+        if (product_row(p, row) < 0)
+            continue;
+#pragma unroll
+        for (int j = 0; j < 16; j++) {
+            int64_t n = n0 + 8 * j;
+            float left = sum[4 * j + 2 * half], right = sum[4 * j + 2 * half + 1];
+
+            if (n + 1 < p.N && !p.accumulate && (uintptr_t)out % 8 == 0) {
+                float2 pair = {left, right};
+
+                *(float2 *)(out + 8 * j) = pair;
+            } else {
+                if (n < p.N)
+                    out[8 * j] = p.accumulate ? out[8 * j] + left : left;
+                if (n + 1 < p.N)
+                    out[8 * j + 1] = p.accumulate ? out[8 * j + 1] + right : right;
+            }
+        }
+    }
+}
+
+template <bool Fp8, int MW, int NW>
+static __global__ void __launch_bounds__(THREADS, 1) product_wgmma(struct product p, struct tile_counts counts)
 {
     using L = stage_map<MW, NW>;
-    const int item = Fp8 ? 1 : 2;
     DYNAMIC_SHARED(uint8_t, memory);
     struct block_map<MW, NW> *shared =
         (struct block_map<MW, NW> *)(memory + (1024 - ((uintptr_t)memory & 1023)) % 1024);
-    int group = threadIdx.x / GROUP, head = blockIdx.z;
-    /* Blocks are numbered by bands of row tiles, down the rows first. */
-    int64_t number = blockIdx.x + (int64_t)gridDim.x * blockIdx.y, band = number / ((int64_t)BAND * gridDim.x) * BAND;
-    int in_band = (int)(number - band * gridDim.x), height = (int)min((int64_t)BAND, gridDim.y - band);
-    int tile = (int)band + in_band % height;
-    int64_t tile_row = (int64_t)tile * L::rows;
-    const float *w_scale = p.w_scale;
-    struct block_view v;
+    int group = threadIdx.x / GROUP, tiles = counts.columns * counts.rows * counts.heads;
+    unsigned done = 0; /* stages: the same count in all three warpgroups */
+    struct tile_view v;
 
-    v.n0 = (int64_t)(in_band / height) * L::columns;
-    v.bytes = (int)p.K * item;
-    v.steps = (v.bytes + ROW_BYTES - 1) / ROW_BYTES;
-    v.a = (Fp8 ? p.x.codes : (const uint8_t *)p.x.values) + head * p.x.head_stride * item;
-    v.a_stride = p.x.row_stride * item;
-    v.w = (const uint8_t *)p.w + head * p.N * p.K * item;
-    v.w_stride = p.K * item;
-    if (p.group.row_index) {
-        int expert = p.group.tile_expert[tile];
-
-        if (expert < 0)
-            return;
-        v.w = (const uint8_t *)p.group.weights[expert];
-        if (Fp8)
-            w_scale = p.group.scales[expert];
-    }
-    for (int i = threadIdx.x; i < L::rows; i += THREADS)
-        shared->rows[i] = product_row(p, tile_row + i);
     if (threadIdx.x == 0) {
         for (int s = 0; s < L::stages; s++) {
             mbarrier_init(&shared->full[s], GROUP);
@@ -199,14 +251,21 @@ template <bool Fp8, int MW, int NW> static __global__ void __launch_bounds__(THR
     __syncthreads();
     if (group == 2) {
         registers_lower<LOADER_REGISTERS>();
-        load_all<MW, NW>(shared, v, p.N);
-    } else {
+        for (int number = blockIdx.x; number < tiles; number += gridDim.x)
+            if (tile_of<Fp8, MW, NW>(p, counts, number, &v))
+                done = load_tile<MW, NW>(shared, p, v, done);
+        return;
+    }
+    registers_raise<WORKER_REGISTERS>();
+    for (int number = blockIdx.x; number < tiles; number += gridDim.x) {
         int lane = threadIdx.x % WARP, warp = threadIdx.x % GROUP / WARP;
         int group_m = MW == 2 ? group : 0, group_n = NW == 2 ? group : 0;
         int a_at = group_m * GROUP_ROWS * ROW_BYTES, b_at = group_n * GROUP_COLUMNS * ROW_BYTES;
+        int first_row = GROUP_ROWS * group_m + 16 * warp;
         float sum[64] = {};
 
-        registers_raise<WORKER_REGISTERS>();
+        if (!tile_of<Fp8, MW, NW>(p, counts, number, &v))
+            continue;
         if (Fp8) {
             int64_t scale_row = v.n0 / SCALE_GROUP + group_n;
             const float *a_scale[2];
@@ -215,33 +274,16 @@ template <bool Fp8, int MW, int NW> static __global__ void __launch_bounds__(THR
             if (scale_row > (p.N - 1) / SCALE_GROUP)
                 scale_row = (p.N - 1) / SCALE_GROUP;
             for (int i = 0; i < 2; i++) {
-                int32_t row = shared->rows[GROUP_ROWS * group_m + 16 * warp + lane / 4 + 8 * i];
+                int32_t row = product_row(p, v.row0 + first_row + lane / 4 + 8 * i);
 
-                a_scale[i] = p.x.scale + ((int64_t)(row < 0 ? 0 : row) * p.heads + head) * p.x.scale_row_stride;
+                a_scale[i] = p.x.scale + ((int64_t)(row < 0 ? 0 : row) * p.heads + v.head) * p.x.scale_row_stride;
             }
-            multiply_fp8<MW, NW>(shared, v.steps, a_at, b_at, a_scale, w_scale + scale_row * v.steps, sum);
+            multiply_fp8<MW, NW>(shared, v.steps, done, a_at, b_at, a_scale, v.w_scale + scale_row * v.steps, sum);
         } else {
-            multiply_bf16<MW, NW>(shared, v.steps, a_at, b_at, sum);
+            multiply_bf16<MW, NW>(shared, v.steps, done, a_at, b_at, sum);
         }
-#pragma unroll
-        for (int i = 0; i < 64; i += 2) {
-            int row = GROUP_ROWS * group_m + 16 * warp + lane / 4 + 8 * (i / 2 % 2);
-            int64_t n = v.n0 + GROUP_COLUMNS * group_n + 8 * (i / 4) + 2 * (lane % 4);
-            float *out = p.y + (tile_row + row) * p.y_row_stride + head * p.y_head_stride + n;
-
-            if (shared->rows[row] < 0)
-                continue;
-            if (n + 1 < p.N && !p.accumulate && (uintptr_t)out % 8 == 0) {
-                float2 pair = {sum[i], sum[i + 1]};
-
-                *(float2 *)out = pair;
-            } else {
-                if (n < p.N)
-                    out[0] = p.accumulate ? out[0] + sum[i] : sum[i];
-                if (n + 1 < p.N)
-                    out[1] = p.accumulate ? out[1] + sum[i + 1] : sum[i + 1];
-            }
-        }
+        done += v.steps;
+        store<Fp8, MW, NW>(p, v, first_row, GROUP_COLUMNS * group_n, sum);
     }
 }
 
@@ -249,11 +291,15 @@ template <bool Fp8, int MW, int NW>
 static enum status launch(struct ops *ops, const struct product *p, unsigned row_tiles)
 {
     const int smem = (int)sizeof(struct block_map<MW, NW>) + 1024;
-    dim3 grid(ceil_div(p->N, GROUP_COLUMNS * NW), row_tiles, (unsigned)p->heads);
+    struct tile_counts counts = {(int)ceil_div(p->N, GROUP_COLUMNS * NW), (int)row_tiles, p->heads};
+    int64_t tiles = (int64_t)counts.columns * counts.rows * counts.heads;
+    int blocks = PERSISTENT && tiles > backend_of(ops)->sm_count ? backend_of(ops)->sm_count : (int)tiles;
 
+    if (tiles > INT32_MAX / 2)
+        return STATUS_UNSUPPORTED;
     CUDA_TRY(ops,
              cudaFuncSetAttribute((product_wgmma<Fp8, MW, NW>), cudaFuncAttributeMaxDynamicSharedMemorySize, smem));
-    LAUNCH((product_wgmma<Fp8, MW, NW>), grid, THREADS, smem, backend_of(ops)->stream, *p);
+    LAUNCH((product_wgmma<Fp8, MW, NW>), (unsigned)blocks, THREADS, smem, backend_of(ops)->stream, *p, counts);
     CUDA_LAUNCHED(ops);
     return STATUS_OK;
 }

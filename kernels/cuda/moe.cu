@@ -159,7 +159,7 @@ enum status cuda_router(struct ops *ops, const struct ops_router_args *args)
 enum { PLAN_THREADS = 1024, PLAN_WARPS = PLAN_THREADS / WARP };
 
 /* One block: counts[e], then the first slot of each expert, runs padded to whole tiles. Unused tiles get -1. Up to
- * PLAN_THREADS pairs get their slots here as well (`slot_of`), in ascending order; of more, slots_kernel sees to that. */
+ * PLAN_THREADS pairs get their slots here as well (`slot_of`), in ascending order; of more, slots_kernel gives them. */
 static __global__ void __launch_bounds__(PLAN_THREADS)
     plan_kernel(const int32_t *experts, int64_t experts_stride, int64_t T, int k, int E, int32_t *first_slot,
                 int32_t *tile_expert, int tiles, int32_t *row_index, int32_t *slot_of)

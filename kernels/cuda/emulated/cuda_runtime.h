@@ -16,8 +16,8 @@
  * Not emulated: time, caches, clusters, tensor maps, the 14 bits inside Hopper's FP8 sums, order between blocks
  * other than by the end of a kernel. The hardware judges.
  *
- * DSA_EMULATED in the environment: "order=forward|reverse|random seed=N async=late|early|random", in any order; and
- * skip= and trace=, see async.h. */
+ * DSA_EMULATED in the environment: "order=forward|reverse|random seed=N async=late|early|random sms=N", in any order;
+ * and skip= and trace=, see async.h. sms is what plans and persistent kernels take the device to have (132). */
 #ifndef KERNELS_CUDA_EMULATED_CUDA_RUNTIME_H
 #define KERNELS_CUDA_EMULATED_CUDA_RUNTIME_H
 
