@@ -163,7 +163,7 @@ TEST(headings_are_no_part_of_a_quotation)
         {"1 Sums\n\n1.1 Their order\n\nThe result depends on it.", "The result depends on it."},
         {"The result depends on it.\n\nAnother heading", "The result depends on it."},
         {"Sums\n\nOne.\n\nTwo.\n\nMore", "One.\n\nTwo."},
-        {"He said \xe2\x80\x9cno.\xe2\x80\x9d\n\nThat was all.", "He said \xe2\x80\x9cno.\xe2\x80\x9d\n\nThat was all."},
+        {"He: \xe2\x80\x9cno.\xe2\x80\x9d\n\nThat was all.", "He: \xe2\x80\x9cno.\xe2\x80\x9d\n\nThat was all."},
         {"Two things follow:\n\none\ntwo", "Two things follow:\n\none\ntwo"},
         {"\xe5\x92\x8c\xe3\x80\x82\n\nIt ends.", "\xe5\x92\x8c\xe3\x80\x82\n\nIt ends."},
         {"A heading alone", "A heading alone"},
