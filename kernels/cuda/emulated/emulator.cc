@@ -14,6 +14,7 @@
 #include <set>
 #include <string>
 #ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
 
@@ -188,6 +189,11 @@ static void fiber_main(void)
 
 static void fiber_prepare(fiber *f)
 {
+#ifdef __SANITIZE_ADDRESS__
+    /* The frame in which a fiber ends never returns, nor do those of a block that was given up: what they poisoned
+     * lies where the next block's frames will stand. */
+    __asan_unpoison_memory_region(f->stack, STACK_BYTES);
+#endif
 #ifdef __x86_64__
     /* As emulated_switch() leaves it: six registers, then where to go on; 16-byte alignment as at a call. */
     uintptr_t *top = (uintptr_t *)(f->stack + STACK_BYTES) - 2;
