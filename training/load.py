@@ -17,6 +17,7 @@ from prompt import Vocabulary
 
 QUOTES = 3
 ANSWER_WEIGHT, DECISION_WEIGHT, START_WEIGHT = 1.0, 2.0, 3.0
+SHARPNESS = 0.7  # the teacher's scores are multiplied by this before they become shares
 IGNORED = -1
 NOT_MARKED, MARK_ONE, MARK_EACH = 0, 1, 2  # of a row: no marks to learn; one sentence, or none, is right; any may be
 
@@ -31,6 +32,20 @@ class Reading:
                 array = np.frombuffer(file.read(), dtype=what["dtype"]).reshape(what["shape"])
             setattr(self, name, array)
         self.sources = manifest["sources"]
+        self.add_up()
+
+    @classmethod
+    def from_shard(cls, path):
+        """The same arrays from one file of grow.py."""
+        self = cls.__new__(cls)
+        with np.load(path) as arrays:
+            for name in arrays.files:
+                setattr(self, name, arrays[name])
+        self.sources = self.sources.tolist()
+        self.add_up()
+        return self
+
+    def add_up(self):
         for name in ("passage", "question", "title", "sentence"):
             lengths = getattr(self, name + "_len").astype(np.int64)
             setattr(self, name + "_at", np.concatenate(([0], np.cumsum(lengths))))
@@ -41,7 +56,28 @@ class Reading:
 
     def numbers(self, source):
         """The records of one source that are whole."""
+        if source not in self.sources:
+            return np.zeros(0, dtype=np.int64)
         return np.nonzero((self.source == self.sources.index(source)) & (self.keep > 0))[0]
+
+
+class Labels:
+    """What the teacher says of the records of one shard (teacher.py): scores of the sentences of some passages."""
+    def __init__(self, path, reading):
+        with np.load(path) as arrays:
+            self.slots, self.at, self.scores = arrays["slots"], arrays["at"], arrays["scores"]
+        self.count = reading.sentence_len.astype(np.int64)
+        self.records = np.nonzero((self.slots[:, 0] >= 0) & (reading.keep > 0))[0]
+
+    def of(self, record):
+        """passage → scores; empty where the record has no labels"""
+        out, at = {}, int(self.at[record])
+        for passage in self.slots[record]:
+            if passage < 0:
+                break
+            out[int(passage)] = self.scores[at:at + self.count[passage]].astype(np.float32) * SHARPNESS
+            at += self.count[passage]
+        return out
 
 
 def gold_answers(folder, name):
@@ -106,31 +142,94 @@ def evaluation_pack(vocabulary, reading, record, count=5):
     return build(vocabulary, reading, reading.tokens("question", record), ordered, [rank[p] for p in ordered])
 
 
-class Packer:
-    """Random training packs."""
-    MIX = {"squad": 0.18, "qamr": 0.18, "nq": 0.07, "medquad": 0.03, "enwiki": 0.46, "needle": 0.03, "summary": 0.03,
-           "pubmedqa": 0.02}
-
-    def __init__(self, vocabulary, reading, seed):
-        self.v, self.reading = vocabulary, reading
-        self.random = np.random.default_rng(seed)
-        mix = {source: share for source, share in self.MIX.items() if len(reading.numbers(source))}
-        self.sources = list(mix)
-        self.share = np.array(list(mix.values())) / sum(mix.values())
-        self.records = {source: reading.numbers(source) for source in mix}
+class Shard:
+    """Records with what training needs of them: numbers by source, passages to fill packs with, labels once there are."""
+    def __init__(self, reading):
+        self.reading, self.labels = reading, None
         held_out = set()
         for source in ("dev", "eval"):
-            for row in reading.candidates[reading.source == reading.sources.index(source)]:
-                held_out.update(int(p) for p in row if p >= 0)
+            if source in reading.sources:
+                for row in reading.candidates[reading.source == reading.sources.index(source)]:
+                    held_out.update(int(p) for p in row if p >= 0)
         pool = np.ones(len(reading.passage_len), dtype=bool)
         pool[list(held_out)] = False
         self.pool = np.nonzero(pool & (reading.passage_len > 20) & (reading.passage_len < 500))[0]
 
+
+class Packer:
+    """Random training packs from the first shard and those that appear in `more` (grow.py), with the teacher's labels
+    where they have appeared."""
+    MIX = {"squad": 0.17, "qamr": 0.16, "nq": 0.06, "medquad": 0.03, "enwiki": 0.38, "needle": 0.03, "summary": 0.03,
+           "pubmedqa": 0.02, "without": 0.12}
+    LABELLED = 6  # how much more often a record by rule is drawn from a shard with labels
+
+    def __init__(self, vocabulary, reading, seed, more=None):
+        self.v, self.more, self.looked = vocabulary, more, 0.0
+        self.random = np.random.default_rng(seed)
+        self.shards = {"reading": Shard(reading)}
+        self.starts_word = np.array([token[:1] == b" " for token in vocabulary.bytes])
+        self.count_up()
+
+    def count_up(self):
+        """How often which source, and in it which shard, is drawn."""
+        self.records = {}
+        for source in self.MIX:
+            for shard in self.shards.values():
+                if source == "without":  # only a teacher knows what is right
+                    if not shard.labels:
+                        continue
+                numbers = shard.reading.numbers(source)
+                if source == "without":
+                    numbers = np.intersect1d(numbers, shard.labels.records)
+                if len(numbers):
+                    labelled = shard.labels is not None and source == "enwiki" and shard.labels.slots[numbers[0], 0] >= 0
+                    self.records.setdefault(source, []).append((shard, numbers, len(numbers) * (
+                        self.LABELLED if labelled else 1)))
+        self.sources = list(self.records)
+        share = np.array([self.MIX[source] for source in self.sources])
+        self.share = share / share.sum()
+        self.weights = {source: np.array([entry[2] for entry in entries]) / sum(entry[2] for entry in entries)
+                        for source, entries in self.records.items()}
+
+    def look(self):
+        if not self.more or time.time() - self.looked < 10:
+            return
+        self.looked, changed = time.time(), False
+        for path in sorted(glob.glob(os.path.join(self.more, "shard-*.npz"))):
+            name = os.path.basename(path)[:-4]
+            if name not in self.shards:
+                self.shards[name] = Shard(Reading.from_shard(path))
+                changed = True
+                break  # one at a time: the batches must not wait
+        for name, shard in self.shards.items():
+            path = os.path.join(self.more, "labels-%s.npz" % name)
+            if shard.labels is None and os.path.exists(path):
+                shard.labels = Labels(path, shard.reading)
+                changed = True
+        if changed:
+            self.count_up()
+            self.looked -= 9
+
+    def thinned(self, question):
+        """Now and then some words of the question are left out, others each time; the first word stays."""
+        r = self.random
+        if r.random() > 0.4 or len(question) < 8:
+            return question
+        word = np.cumsum(self.starts_word[question])
+        out = r.random(word[-1] + 1) < r.uniform(0.05, 0.25)
+        out[:2] = False
+        return question[~out[word]]
+
     def draw(self, length):
         """(tokens, weights, positions, marks) of one pack that fits `length`, or None when it did not fit."""
-        r, reading = self.random, self.reading
+        self.look()
+        r = self.random
         source = self.sources[r.choice(len(self.sources), p=self.share)]
-        record = int(self.records[source][r.integers(len(self.records[source]))])
+        shard, numbers, _ = self.records[source][r.choice(len(self.weights[source]), p=self.weights[source])]
+        self.reading, self.pool = shard.reading, shard.pool
+        reading = self.reading
+        record = int(numbers[r.integers(len(numbers))])
+        taught = shard.labels.of(record) if shard.labels else {}
         summarise = bool(reading.summarise[record])
         gold = [tuple(int(x) for x in g) for g in reading.gold[record] if g[0] >= 0]
         row = reading.candidates[record]
@@ -138,7 +237,7 @@ class Packer:
                       for place, p in enumerate(row) if p >= 0]
         listed = {c[0] for c in candidates}
         gold = [g for g in gold if g[0] in listed]
-        question = reading.tokens("question", record)
+        question = self.thinned(reading.tokens("question", record))
         reserve = 2 * len(question) + 12 + sum(g[2] - g[1] + 6 for g in gold)
         room = length - reserve
         if summarise:
@@ -197,19 +296,26 @@ class Packer:
         order = self.merged(order)
         best = lambda p: min(ranked[part] for part in p) if isinstance(p, tuple) else ranked[p]
         pack = build(self.v, reading, question, order, [best(p) if with_ranks else 0 for p in order], summarise)
+        unsure = {c[0] for c in chosen if c[2]} - {g[0] for g in gold}
+        marks = self.marks(pack, gold, unsure, summarise, taught)
         answer, weights = self.answer(order, gold)
+        if source == "without":
+            answer, weights = self.taught_answer(order, taught, float(marks[4]))
         tokens = pack.tokens + answer
         if len(tokens) > length + 1:
             return None
         weight = np.zeros(len(tokens) - 1, dtype=np.float32)
         weight[len(pack.tokens) - 1:] = weights
-        unsure = {c[0] for c in chosen if c[2]} - {g[0] for g in gold}
-        return tokens, weight, self.positions(pack, len(tokens) - 1, length), self.marks(pack, gold, unsure, summarise)
+        if source == "without":
+            marks = (NOT_MARKED, *marks[1:])
+        return (tokens, weight, self.positions(pack, len(tokens) - 1, length), marks,
+                list(self.MIX).index(source))
 
-    def marks(self, pack, gold, unsure, summarise):
-        """(kind, places, labels): labels are 1 for a sentence to quote, 0 for another, IGNORED where nobody knows (a
-        passage that holds the answer's words somewhere, a sentence inside a longer quotation)."""
-        places, labels = [], []
+    def marks(self, pack, gold, unsure, summarise, taught):
+        """(kind, places, labels, shares, none): labels are 1 for a sentence to quote, 0 for another, IGNORED where nobody
+        knows (a passage that holds the answer's words somewhere, a sentence inside a longer quotation). Shares are the
+        teacher's, `none` that of no sentence; −1 for a sentence of which nothing is known, and for `none` without labels."""
+        places, labels, scores = [], [], []
         for passage, start, ends in pack.marks(self.reading):
             label = np.full(len(ends), IGNORED if passage in unsure else 0, dtype=np.int8)
             for _, first, last in (g for g in gold if g[0] == passage):
@@ -219,10 +325,35 @@ class Packer:
                     label[which] = 1
             places.append(ends)
             labels.append(label)
-        places, labels = np.concatenate(places), np.concatenate(labels)
+            # A passage that the teacher was not asked about is not a candidate of note: nothing to quote there, unless
+            # it may hold the answer.
+            scores.append(taught.get(passage, np.where(label == IGNORED, np.nan, -30.0).astype(np.float32)))
+        places, labels, scores = np.concatenate(places), np.concatenate(labels), np.concatenate(scores)
+        shares, none = np.full(len(places), -1, dtype=np.float32), -1.0
+        if taught and not summarise and any(passage in taught for passage, _, _ in pack.marks(self.reading)):
+            known = ~np.isnan(scores)
+            top = max(0.0, float(scores[known].max()) if known.any() else 0.0)
+            each = np.exp(scores[known] - top)
+            none = float(np.exp(-top) / (each.sum() + np.exp(-top)))
+            shares[known] = each / (each.sum() + np.exp(-top))
         if not len(places) or (not summarise and not gold and unsure) or (gold and not (labels == 1).any()):
-            return NOT_MARKED, places, labels
-        return MARK_EACH if summarise else MARK_ONE, places, labels
+            return NOT_MARKED, places, labels, shares, none
+        return MARK_EACH if summarise else MARK_ONE, places, labels, shares, none
+
+    def taught_answer(self, order, taught, none):
+        """The sentence that the teacher finds best, where it is sure of one; nothing, where it is sure of that; else no
+        lesson (every weight 0)."""
+        v, best = self.v, None
+        place = {part: number for number, p in enumerate(order, 1) for part in (p if isinstance(p, tuple) else (p,))}
+        for passage, scores in taught.items():
+            if passage in place and len(scores) and (best is None or scores.max() > best[0]):
+                best = (float(scores.max()), passage, int(scores.argmax()))
+        if none > 0.6 or best is None:
+            return [v["none"], v["end"]], [DECISION_WEIGHT * (none > 0.6)] * 2
+        ends = self.reading.tokens("sentence", best[1]).astype(np.int64)
+        span = (best[1], int(ends[best[2] - 1] + 1 if best[2] else 0), int(ends[best[2]] + 1))
+        tokens, weights = self.answer(order, [span])
+        return tokens, weights if none < 0.3 else [0.0] * len(weights)
 
     def merged(self, order):
         """Some neighbours of one article become one block, as packing merges them."""
@@ -319,8 +450,8 @@ class Batches(torch.utils.data.IterableDataset):
     """Endless batches; `plan` is a shared array [share of reading, then one weight per length]."""
     LENGTHS = (512, 1024, 2048, 4096, 8192)
 
-    def __init__(self, vocabulary, reading, text_folder, tokens, plan, seed):
-        self.v, self.reading, self.text_folder = vocabulary, reading, text_folder
+    def __init__(self, vocabulary, reading, text_folder, tokens, plan, seed, more=None):
+        self.v, self.reading, self.text_folder, self.more = vocabulary, reading, text_folder, more
         self.total, self.plan, self.seed = tokens, plan, seed
 
     def __iter__(self):
@@ -328,7 +459,7 @@ class Batches(torch.utils.data.IterableDataset):
         seed = self.seed * 1000 + (info.id if info else 0)
         torch.set_num_threads(1)
         rng = np.random.default_rng(seed)
-        packer, texts = Packer(self.v, self.reading, seed + 1), Texts(self.text_folder, seed + 2)
+        packer, texts = Packer(self.v, self.reading, seed + 1, self.more), Texts(self.text_folder, seed + 2)
         while True:
             plan = np.array(self.plan[:])
             reading = rng.random() < plan[0]
@@ -346,8 +477,8 @@ class Batches(torch.utils.data.IterableDataset):
                     drawn = None
                     while drawn is None:
                         drawn = packer.draw(length)
-                    ids, w, p, mark = drawn
-                    marks.append((mark[0], mark[1] + row * length, mark[2]))
+                    ids, w, p, mark, source = drawn
+                    marks.append((mark[0], mark[1] + row * length, *mark[2:], source))
                     count = len(ids) - 1
                     tokens[row, :count], targets[row, :count] = ids[:-1], ids[1:]
                     weight[row, :count], positions[row, :count], real[row, :count] = w, p, 1
@@ -360,11 +491,14 @@ class Batches(torch.utils.data.IterableDataset):
 
     @staticmethod
     def matrices(marks):
-        """One row a pack, as wide as the one with most sentences: where they end in the batch, and their labels."""
-        width = max(1, max(len(places) for _, places, _ in marks))
+        """One row a pack, as wide as the one with most sentences: where they end in the batch, their labels, shares."""
+        width = max(1, max(len(mark[1]) for mark in marks))
         place = np.zeros((len(marks), width), dtype=np.int64)
         label = np.full((len(marks), width), IGNORED, dtype=np.int8)
-        for row, (_, places, labels) in enumerate(marks):
-            place[row, :len(places)], label[row, :len(labels)] = places, labels
+        share = np.full((len(marks), width), -1, dtype=np.float32)
+        for row, (_, places, labels, shares, _, _) in enumerate(marks):
+            place[row, :len(places)], label[row, :len(labels)], share[row, :len(shares)] = places, labels, shares
         return {"mark_place": torch.from_numpy(place), "mark_label": torch.from_numpy(label),
-                "mark_kind": torch.tensor([kind for kind, _, _ in marks], dtype=torch.int8)}
+                "mark_kind": torch.tensor([mark[0] for mark in marks], dtype=torch.int8),
+                "mark_share": torch.from_numpy(share), "mark_none": torch.tensor([float(mark[4]) for mark in marks]),
+                "mark_source": torch.tensor([mark[5] for mark in marks])}

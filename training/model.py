@@ -446,11 +446,13 @@ def mark_scores(model, hidden, places, marks):
     return hidden[places].float() @ direction
 
 
-def mark_loss(model, hidden, places, labels, kinds, marks):
-    """Places and labels [rows, sentences], kinds [rows] (see load.py).
+def mark_loss(model, hidden, places, labels, kinds, marks, shares=None, nones=None, taught=0.6):
+    """Places and labels [rows, sentences], kinds [rows] (see load.py) → the loss of each row, and which rows have one.
 
     MARK_ONE: cross entropy over the sentences and "none of them", whose score is 0: so a score is a log-odds as well.
     MARK_EACH: every sentence by itself.
+    Where a teacher gave `shares` (of "none of them": `nones`; −1: not known), the cross entropy with these is `taught` of
+    a row's loss, and all of it where the labels say nothing.
     """
     scores = mark_scores(model, hidden, places, marks)
     known, right = labels >= 0, labels == 1
@@ -461,8 +463,16 @@ def mark_loss(model, hidden, places, labels, kinds, marks):
     one = torch.logsumexp(every, 1) - torch.logsumexp(wanted, 1)
     each = F.binary_cross_entropy_with_logits(scores, right.float(), reduction="none") * known
     each = each.sum(1) / known.sum(1).clamp(min=1)
-    loss = torch.where(kinds == 1, one, each) * (kinds > 0)
-    return loss.sum() / (kinds > 0).sum().clamp(min=1)
+    hard, has = torch.where(kinds == 1, one, each), kinds > 0
+    if shares is None:
+        return torch.where(has, hard, torch.zeros_like(hard)), has
+    clear = torch.cat((shares >= 0, torch.ones_like(shares[:, :1], dtype=torch.bool)), 1)
+    log_share = torch.log_softmax(torch.cat((scores, none), 1).masked_fill(~clear, float("-inf")), 1)
+    target = torch.cat((shares, nones.unsqueeze(1)), 1).clamp(min=0)
+    soft = -(target * log_share.masked_fill(~clear, 0)).sum(1)
+    knows = nones >= 0
+    loss = torch.where(knows & has, taught * soft + (1 - taught) * hard, torch.where(knows, soft, hard))
+    return torch.where(has | knows, loss, torch.zeros_like(loss)), has | knows
 
 
 def count_parameters(model):

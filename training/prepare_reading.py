@@ -26,7 +26,8 @@ from prepare_text import FILTERS, is_reading_article, texts
 
 CANDIDATES = 12
 QUOTES = 3
-SOURCES = ["squad", "qamr", "nq", "medquad", "enwiki", "needle", "summary", "pubmedqa", "dev", "dev-enwiki", "eval"]
+SOURCES = ["squad", "qamr", "nq", "medquad", "enwiki", "needle", "summary", "pubmedqa", "dev", "dev-enwiki", "eval",
+           "without"]
 DEV_TITLES = {"Kenya", "Normans", "Oxygen", "Doctor Who"}
 STOP = questions.STOP
 
@@ -122,8 +123,7 @@ class Writer:
         """ranked: passage numbers, best first; gold: [(passage, start, end)] in characters, [] when unanswerable."""
         self.records.append((source, question, list(ranked)[:CANDIDATES], gold[:QUOTES], list(answers), summarise))
 
-    def finish(self, folder):
-        os.makedirs(folder, exist_ok=True)
+    def arrays(self):
         encode = lambda items: [e for at in range(0, len(items), 4096)
                                 for e in self.tokenizer.encode_batch(items[at:at + 4096], add_special_tokens=False)]
         arrays = {}
@@ -184,7 +184,12 @@ class Writer:
         arrays["source"] = np.array([SOURCES.index(r[0]) for r in self.records], dtype="u1")
         arrays["summarise"] = np.array([r[5] for r in self.records], dtype="u1")
         arrays["keep"] = keep.astype("u1")
-        manifest = {}
+        return arrays
+
+    def finish(self, folder):
+        os.makedirs(folder, exist_ok=True)
+        arrays, manifest = self.arrays(), {}
+        keep = arrays["keep"] > 0
         for name, array in arrays.items():
             manifest[name] = {"dtype": array.dtype.str, "shape": list(array.shape)}
             with lzma.open(os.path.join(folder, name + ".xz"), "wb", format=lzma.FORMAT_XZ, filters=FILTERS) as file:
@@ -403,15 +408,19 @@ def add_needles(writer, articles, count, seed):
         writer.record("needle", question, ranked, [(passage, at, at + len(needle))])
 
 
+def is_person(lead):
+    """Whether an article that begins so is about one."""
+    return bool(re.search(r"\b(he|she|his|her)\b", lead[:600])) and bool(
+        re.search(r"\((?:born|\d{4}|c\.|[A-Z][a-z]+ \d)", lead[:200]))
+
+
 def add_encyclopedia(writer, articles, per_article, counts, seed):
     maker = questions.Maker(seed, counts)
     chooser = random.Random(seed + 1)
     for number, (title, bodies, first) in enumerate(articles):
         dev = number % 97 == 5
         index = Bm25([title + " " + body for body in bodies])
-        lead = bodies[0][:600]
-        person = bool(re.search(r"\b(he|she|his|her)\b", lead)) and bool(re.search(r"\((?:born|\d{4}|c\.|[A-Z][a-z]+ \d)",
-                                                                                 lead[:200]))
+        person = is_person(bodies[0])
         short = re.sub(r" \(.*\)$", "", title)
         spots = [(p, edge) for p, body in enumerate(bodies) for edge in sentences.split(body)
                  if 40 <= edge[1] - edge[0] <= 330]

@@ -1,17 +1,22 @@
 """The whole recipe, by the clock: pre-training, reading, indexer warm-up, sparse reading, FP8-aware finish, export.
 
-    train.py --data DATA --out OUT --minutes pre=10,read=7,warm=1,sparse=2.5,fp8=1.5
+    train.py --data DATA --out OUT --minutes pre=6.5,read=6.6,warm=0.6,sparse=2.2,fp8=1.1
 
 Runs on one GPU, or slowly on a CPU. Every phase lasts the minutes given. It goes on from weights alone with --weights.
 While it runs: OUT/log.jsonl and OUT/log.txt grow; `touch OUT/next` ends the phase, `touch OUT/stop` ends training now
 (both still measure and export); `touch OUT/save` writes OUT/weights.pt and takes the flag away. Chunks of text that
-appear in DATA/text or in a folder of --more are picked up.
+appear in DATA/text or in a folder of --more are picked up. Beside it run grow.py, which makes more questions, and
+teacher.py, which labels them (OUT/more; what they print is in OUT/grow.txt and OUT/teacher.txt): training does without
+where one of them fails.
 """
 import argparse
+import atexit
 import collections
 import json
 import multiprocessing
 import os
+import shlex
+import subprocess
 import sys
 import time
 import traceback
@@ -27,12 +32,61 @@ from prompt import Vocabulary
 
 # Share of reading batches; then the shares of rows of 512, 1024, 2048, 4096, 8192 tokens: reading, text.
 PHASES = {
-    "pre":    dict(mode="dense", plan=(0.30, .65, .35, 0, 0, 0, 0, .85, .15, 0, 0), lr=(1.0, 1.0)),
-    "read":   dict(mode="dense", plan=(0.88, .15, .64, .13, .05, .03, 0, .4, .3, .2, .1), lr=(1.0, 0.4)),
+    "pre":    dict(mode="dense", plan=(0.35, .65, .35, 0, 0, 0, 0, .85, .15, 0, 0), lr=(1.0, 1.0)),
+    "read":   dict(mode="dense", plan=(0.78, .15, .64, .13, .05, .03, 0, .4, .3, .2, .1), lr=(1.0, 0.4)),
     "warm":   dict(mode="warm", plan=(0.70, 0, .45, .35, .15, .05, 0, .3, .5, .2, 0), lr=(1.0, 0.5), ramp=20),
     "sparse": dict(mode="sparse", plan=(0.95, 0, .70, .20, .07, .03, 0, .6, .4, 0, 0), lr=(0.4, 0.15)),
     "fp8":    dict(mode="sparse", plan=(0.97, 0, .80, .15, .04, .01, 0, .6, .4, 0, 0), lr=(0.15, 0.02), fp8=True),
 }
+
+
+class Helpers:
+    """The processes beside training, and what the teacher has said since it was last asked."""
+    def __init__(self, args, text):
+        here = os.path.dirname(os.path.abspath(__file__))
+        self.more, self.at, self.running = os.path.join(args.out, "more"), 0, []
+        os.makedirs(self.more, exist_ok=True)
+        for name, options in (("grow", ["--text", text, "--out", self.more, *shlex.split(args.grow)]),
+                              ("teacher", ["run", "--more", self.more, *shlex.split(args.teacher)])):
+            if self.alive(name):  # training died and was started again; its helpers lived on
+                continue
+            command = [sys.executable, os.path.join(here, name + ".py"), *options, "--data", args.data]
+            with open(os.path.join(args.out, name + ".txt"), "ab") as output:
+                self.running.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output))
+            with open(os.path.join(self.more, name + ".pid"), "w", encoding="utf-8") as file:
+                file.write("%d" % self.running[-1].pid)
+        atexit.register(self.end)
+
+    def alive(self, name):
+        try:
+            with open(os.path.join(self.more, name + ".pid"), encoding="utf-8") as file:
+                pid = int(file.read())
+            with open("/proc/%d/cmdline" % pid, "rb") as file:
+                return (name + ".py").encode() in file.read()
+        except (OSError, ValueError):
+            return False
+
+    def news(self):
+        try:
+            with open(os.path.join(self.more, "teacher.jsonl"), encoding="utf-8") as file:
+                file.seek(self.at)
+                new = file.read()
+        except FileNotFoundError:
+            return
+        whole = new[:new.rfind("\n") + 1]
+        self.at += len(whole.encode())
+        for line in whole.splitlines():
+            yield json.loads(line)
+
+    def made(self):
+        """How many shards of questions there are, and how many have labels."""
+        names = os.listdir(self.more)
+        return {kind: sum(name.startswith(kind) for name in names) for kind in ("shard", "labels")}
+
+    def end(self):
+        for process in self.running:
+            if process.poll() is None:
+                process.terminate()
 
 
 class Log:
@@ -69,7 +123,9 @@ class Trainer:
         first = sorted(os.listdir(os.path.join(args.data, "text")))[:1]
         while first and not os.listdir(scratch):
             unpacker.once()
-        batches = load.Batches(self.vocabulary, self.reading, scratch, args.tokens, self.plan, args.seed)
+        self.helpers = Helpers(args, scratch) if args.helpers else None
+        batches = load.Batches(self.vocabulary, self.reading, scratch, args.tokens, self.plan, args.seed,
+                               self.helpers and self.helpers.more)
         loader = torch.utils.data.DataLoader(
             batches, batch_size=None, num_workers=args.workers, pin_memory=self.device == "cuda",
             **(dict(prefetch_factor=2, multiprocessing_context="fork") if args.workers else {}))
@@ -85,7 +141,7 @@ class Trainer:
         self.model.to(self.device).train()
         total, active = count_parameters(self.model)
         self.log.put(event="start", torch=torch.__version__, device=self.device, parameters=total, active=active,
-                     load_seconds=round(time.time() - self.log.began, 1))
+                     workers=args.workers, load_seconds=round(time.time() - self.log.began, 1))
         if args.compile and self.device == "cuda":
             self.log.put(event="compile", result=try_compile(self.model, args.tokens))
         self.step_count, self.tokens_seen, self.lr_factor = 0, 0, 1.0
@@ -134,6 +190,8 @@ class Trainer:
         step, tokens, sums = 0, 0, collections.defaultdict(lambda: [0.0, 0])
         self.remember()
         held = None
+        by_source = torch.zeros(2, len(load.Packer.MIX), device=self.device)  # loss of the marks, packs
+        taught = torch.zeros((), device=self.device)
         bad = failures = 0
         self.log.put(event="phase", name=name, minutes=minutes)
         while True:
@@ -150,9 +208,14 @@ class Trainer:
                 total = loss if warm or mode == "dense" else loss + 0.2 * kl / model.c.num_hidden_layers
                 mark = None
                 if batch["reading"] and not warm:
-                    mark = mark_loss(model, hidden, batch["mark_place"], batch["mark_label"], batch["mark_kind"],
-                                     (self.vocabulary["open"], self.vocabulary["none"]))
+                    each, has = mark_loss(model, hidden, batch["mark_place"], batch["mark_label"], batch["mark_kind"],
+                                          (self.vocabulary["open"], self.vocabulary["none"]), batch["mark_share"],
+                                          batch["mark_none"], args.taught)
+                    mark = each.sum() / has.sum().clamp(min=1)
                     total = total + args.mark_weight * mark
+                    by_source[0].index_add_(0, batch["mark_source"], each.detach())
+                    by_source[1].index_add_(0, batch["mark_source"], has.float())
+                    taught = taught + (batch["mark_none"] >= 0).float().sum()
                 total.backward()
             except RuntimeError as problem:  # out of memory, or a compiled part that fails on a new case
                 failures += 1
@@ -205,7 +268,16 @@ class Trainer:
                 self.log.put(phase=name, step=self.step_count, lr=float("%.3g" % lr),
                              **{kind: round(total / max(1, count), 4) for kind, (total, count) in sums.items()},
                              tokens_per_second=int(tokens / spent), tokens=self.tokens_seen,
-                             chunks=len(os.listdir(os.path.join(args.scratch or args.out, "text"))))
+                             chunks=len(os.listdir(os.path.join(args.scratch or args.out, "text"))),
+                             **(self.helpers.made() if self.helpers else {}))
+                if not warm:
+                    lost, packs = by_source.tolist()
+                    self.log.put(marks={name: round(lost[i] / packs[i], 3) for i, name in enumerate(load.Packer.MIX)
+                                        if packs[i]}, taught=round(float(taught) / max(1, sum(packs)), 3))
+                    by_source.zero_()
+                    taught.zero_()
+                for news in self.helpers.news() if self.helpers else ():
+                    self.log.put(**news)
                 last_log, tokens = time.time(), 0
                 sums.clear()
             if time.time() - last_save > 100 or self.asked("save"):
@@ -243,6 +315,8 @@ class Trainer:
     def finish(self):
         """Export first, measure after: what was learned is on disk before anything else can go wrong."""
         self.save()
+        if self.helpers:
+            self.helpers.end()
         for form in ("fp8", "bf16"):
             try:
                 folder = os.path.join(self.args.out, "reader-" + form)
@@ -267,17 +341,21 @@ def main():
     parser.add_argument("--out", required=True)
     parser.add_argument("--more", action="append", default=[], help="another folder where chunks of text may appear")
     parser.add_argument("--scratch", help="for unpacked chunks (default OUT)")
-    parser.add_argument("--minutes", default="pre=10,read=7,warm=1,sparse=2.5,fp8=1.5")
+    parser.add_argument("--minutes", default="pre=6.5,read=6.6,warm=0.6,sparse=2.2,fp8=1.1")
     parser.add_argument("--total", type=float, help="all phases end so many minutes after the start, loading included; "
                         "--minutes then gives their proportions")
     parser.add_argument("--weights", help="go on from these")
     parser.add_argument("--tokens", type=int, default=65536, help="of one step")
     parser.add_argument("--kl-samples", type=int, default=128, help="queries of a row that the indexer's loss looks at")
     parser.add_argument("--mark-weight", type=float, default=1.0, help="of the loss of the marks beside the answer's")
+    parser.add_argument("--taught", type=float, default=0.6, help="share of the teacher in the loss of a pack's marks")
+    parser.add_argument("--no-helpers", dest="helpers", action="store_false", help="neither more questions nor a teacher")
+    parser.add_argument("--teacher", default="", help="options of teacher.py run")
+    parser.add_argument("--grow", default="", help="options of grow.py")
     parser.add_argument("--lr", type=float, default=2.5e-3)
     parser.add_argument("--ramp", type=int, default=100, help="steps until the full learning rate, in each phase")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--workers", type=int, default=10)
+    parser.add_argument("--workers", type=int, default=max(2, min(8, (os.cpu_count() or 2) - 8)))
     parser.add_argument("--steps", type=int, help="at most so many a phase (smoke runs)")
     parser.add_argument("--toy", action="store_true", help="a model of a million parameters or so")
     parser.add_argument("--quick", action="store_true", help="measure little")
