@@ -111,11 +111,13 @@ def save_safetensors(path, entries):
             file.write(np.ascontiguousarray(entry[2]).tobytes())
 
 
-def write(model, vocabulary, tokenizer, folder, fp8=True, random=False):
-    """Writes the checkpoint; returns its bytes."""
+def write(model, vocabulary, tokenizer, folder, fp8=True, random=False, dense=False):
+    """Writes the checkpoint; returns its bytes. dense: as an MLA model of the V3 family, without indexers."""
     os.makedirs(folder, exist_ok=True)
     parts, size = [[]], 0
     for name, array, kind in tensors(model):
+        if dense and ".indexer." in name:
+            continue
         if kind == "matrix" and fp8:
             data, scale = blocks_fp8(array)
             new = [(name, "F8_E4M3", data), (name.replace(".weight", ".weight_scale_inv"), "F32", scale)]
@@ -139,8 +141,12 @@ def write(model, vocabulary, tokenizer, folder, fp8=True, random=False):
         with open(os.path.join(folder, "model.safetensors.index.json"), "w", encoding="utf-8") as file:
             json.dump({"metadata": {"total_size": total}, "weight_map": index}, file, indent=1)
             file.write("\n")
+    config = config_json(model.c, vocabulary, fp8, random)
+    if dense:
+        config = {key: value for key, value in config.items() if not key.startswith("index_")}
+        config.update(architectures=["DeepseekV3ForCausalLM"], model_type="deepseek_v3")
     with open(os.path.join(folder, "config.json"), "w", encoding="utf-8") as file:
-        json.dump(config_json(model.c, vocabulary, fp8, random), file, indent=2)
+        json.dump(config, file, indent=2)
         file.write("\n")
     shutil.copyfile(tokenizer, os.path.join(folder, "tokenizer.json"))
     return total
@@ -154,11 +160,13 @@ def main():
     parser.add_argument("--tokenizer", required=True)
     parser.add_argument("--out", required=True)
     parser.add_argument("--bf16", action="store_true", help="no FP8")
+    parser.add_argument("--dense", action="store_true", help="without indexers, for indexer.py")
     args = parser.parse_args()
     saved = torch.load(args.weights, map_location="cpu")
     model = Reader(Config(**saved["config"]))
     model.load_state_dict({name: value.float() for name, value in saved["model"].items()})
-    print(write(model, Vocabulary(args.tokenizer), args.tokenizer, args.out, not args.bf16), "bytes")
+    print(write(model, Vocabulary(args.tokenizer), args.tokenizer, args.out, not args.bf16,
+                dense=args.dense), "bytes")
 
 
 if __name__ == "__main__":

@@ -209,19 +209,25 @@ def masses(p, mask, length):
 
 
 def train_layer(layer, indexer, dense, sparse, cos, sin, args, device):
-    """Trains one indexer; both streams of hidden states go on in place. → (KL first, KL last, masses)."""
+    """Trains one indexer; both streams of hidden states go on in place. → (KL first, KL last, masses, steps)."""
     mask = causal_mask(args.length, device)
     step = indexer.optimiser(args.lr)
     rounds = args.passes * len(dense)
     first = last = None
+    began = time.time()
     for turn in range(rounds):
+        share = turn / rounds
+        if args.seconds:
+            share = max(share, (time.time() - began) / (args.seconds / args.layers))
+            if share >= 1:
+                break
         with torch.no_grad():
             q, k, v, x, qr = layer.queries_and_keys(dense[turn % len(dense)].to(device), cos, sin)
             _, target = layer.attend(q, k, v, mask)
         log_index = torch.log_softmax(indexer.scores(x, qr, cos, sin).masked_fill(~mask, float("-inf")), -1)
         kl = (target * ((target + 1e-9).log() - log_index.masked_fill(~mask, 0))).sum(-1).mean()
         kl.backward()
-        step(turn / rounds)
+        step(share)
         first, last = (float(kl.detach()) if first is None else first), float(kl.detach())
     shares = []
     with torch.no_grad():
@@ -240,7 +246,7 @@ def train_layer(layer, indexer, dense, sparse, cos, sin, args, device):
             out, _ = layer.attend(q, k, v, select(indexer.scores(x, qr, cos, sin), mask, args.top))
             sparse[number] = layer.feed(hidden + out.float()).to(sparse[number].dtype).cpu()
     mean = {key: round(float(np.mean([share[key] for share in shares])), 4) for key in shares[0]} if shares else {}
-    return first, last, mean
+    return first, last, mean, turn + (share < 1)
 
 
 def losses(checkpoint, shape, hidden, ids, device):
@@ -316,6 +322,7 @@ def main():
     parser.add_argument("--held-out", type=int, default=2, help="sequences of these on which sparse and dense are compared")
     parser.add_argument("--length", type=int, default=4096)
     parser.add_argument("--passes", type=int, default=3)
+    parser.add_argument("--seconds", type=float, help="of training, over all layers; fewer passes where they do not fit")
     parser.add_argument("--heads", type=int, default=64)
     parser.add_argument("--top", type=int, default=2048)
     parser.add_argument("--lr", type=float, default=1e-3)
@@ -333,6 +340,7 @@ def main():
     compute = torch.bfloat16 if device == "cuda" else torch.float32
     checkpoint = Checkpoint(args.model)
     shape = Shape(checkpoint.config)
+    args.layers = shape.num_hidden_layers
     ids = read_ids(args)
     angle = torch.arange(args.length, dtype=torch.float32).unsqueeze(1) * shape.frequency
     cos, sin = angle.cos().to(device), angle.sin().to(device)
@@ -348,7 +356,7 @@ def main():
         layer, indexer = Layer(checkpoint, shape, number, device, compute), Indexer(shape, args.heads, device)
         # The held-out sequences go through the layer too, but train nothing: they are the first ones.
         train, kept = dense[held:], dense[:held]
-        first, last, mass = train_layer(layer, indexer, train, sparse, cos, sin, args, device)
+        first, last, mass, steps = train_layer(layer, indexer, train, sparse, cos, sin, args, device)
         with torch.no_grad():
             mask = causal_mask(args.length, device)
             for i, hidden in enumerate(kept):
@@ -357,8 +365,8 @@ def main():
                 kept[i] = layer.feed(hidden.to(device).float() + out.float()).to(keep).cpu()
         dense = kept + train
         tensors += indexer.tensors(number)
-        print("layer %d  KL %.4f → %.4f  mass in the top %d: %s  (%.0f s)"
-              % (number, first, last, args.top, json.dumps(mass, ensure_ascii=False), time.time() - began), flush=True)
+        print("layer %d  %d steps  KL %.4f → %.4f  mass in the top %d: %s  (%.0f s)"
+              % (number, steps, first, last, args.top, json.dumps(mass, ensure_ascii=False), time.time() - began), flush=True)
     if held:
         with torch.no_grad():
             for name, hidden in (("dense", dense[:held]), ("sparse", sparse)):
