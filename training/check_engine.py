@@ -54,7 +54,7 @@ def main():
     parser.add_argument("--data", required=True)
     parser.add_argument("--logits", required=True)
     parser.add_argument("--weights")
-    parser.add_argument("--packs", type=int, default=3)
+    parser.add_argument("--packs", type=int, default=50)
     parser.add_argument("--backend", default="cpu")
     parser.add_argument("--tokens", type=int, default=700, help="packs are cut to so many")
     args = parser.parse_args()
