@@ -206,7 +206,7 @@ static __device__ __forceinline__ int own_record(const struct attention_view &v,
 
 static __device__ __forceinline__ void ask_for(const struct loader &loader, int record)
 {
-    if (record >= 0)
+    if (ATTENTION_PREFETCH && record >= 0)
         bulk_prefetch(loader.base + (int64_t)record * loader.bytes, (unsigned)loader.bytes);
 }
 
