@@ -83,9 +83,11 @@ struct grouping {
     int64_t most_rows;                      /* no expert has more rows */
     const void *const *weights;             /* device table of device pointers */
     const float *const *scales;             /* likewise, or NULL */
+    int matrices, experts;                  /* weights of matrix m, of as many as have y: from m * experts on */
 };
 
-/* y[row, h, n] (+)= sum_k operand[row, h, k] w[h, n, k]. With `grouping`, row = 64 * tile + i. */
+/* y[row, h, n] (+)= sum_k operand[row, h, k] w[h, n, k]. With `grouping`, row = 64 * tile + i, and h counts matrices
+ * that multiply the same rows. */
 enum status cuda_product(struct ops *ops, const struct operand *operand, const struct cuda_weight *weight, int64_t T,
                          const struct grouping *grouping, float *y, int64_t y_row_stride, int64_t y_head_stride,
                          bool accumulate);

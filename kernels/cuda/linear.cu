@@ -99,7 +99,7 @@ template <bool Fp8> static __global__ void __launch_bounds__(MMA_THREADS) produc
     float sum[2][4][4] = {}, part[2][4][4] = {};
 
     if (p.group.row_index) {
-        int expert = p.group.tile_expert[blockIdx.y];
+        int expert = product_expert(p, blockIdx.y, head);
 
         if (expert < 0)
             return;
@@ -154,7 +154,7 @@ template <bool Fp8> static __global__ void __launch_bounds__(MMA_THREADS) produc
                 for (int half = 0; half < 2; half++) {
                     int32_t row = rows[warp_m + 16 * i + 8 * half + lane / 4];
                     float sa =
-                        row < 0 ? 0.0f : p.x.scale[((int64_t)row * p.heads + head) * p.x.scale_row_stride + group];
+                        row < 0 ? 0.0f : product_scales(p, row, head)[group];
 
 #pragma unroll
                     for (int j = 0; j < 4; j++) {
@@ -211,7 +211,7 @@ static __global__ void __launch_bounds__(PLAIN_THREADS) product_plain(struct pro
     float sum[4][4] = {};
 
     if (p.group.row_index) {
-        int expert = p.group.tile_expert[blockIdx.y];
+        int expert = product_expert(p, blockIdx.y, head);
 
         if (expert < 0)
             return;
@@ -295,8 +295,10 @@ enum status cuda_product(struct ops *ops, const struct operand *operand, const s
     p.y_row_stride = y_row_stride;
     p.y_head_stride = y_head_stride;
     p.accumulate = accumulate;
-    if (grouping)
+    if (grouping) {
         p.group = *grouping;
+        p.x.head_stride = 0;
+    }
     /* grid y holds 65,535 blocks: 4M rows at once; the engine's chunks are far smaller. */
     if (row_tiles > 65535 || weight->heads > 65535)
         return STATUS_UNSUPPORTED;
@@ -306,11 +308,11 @@ enum status cuda_product(struct ops *ops, const struct operand *operand, const s
     if (operand->plain && product_takes_f32(&p, weight->dtype))
         return cuda_product_f32(ops, &p);
     if (is_plain(weight)) {
-        dim3 grid(ceil_div(weight->N, PLAIN_N), row_tiles, (unsigned)weight->heads);
+        dim3 grid(ceil_div(weight->N, PLAIN_N), row_tiles, (unsigned)product_matrices(p));
 
         LAUNCH((product_plain), grid, PLAIN_THREADS, 0, stream, p, weight->dtype);
     } else {
-        dim3 grid(ceil_div(weight->N, TILE_N), row_tiles, (unsigned)weight->heads);
+        dim3 grid(ceil_div(weight->N, TILE_N), row_tiles, (unsigned)product_matrices(p));
 
         if (weight->dtype == DTYPE_F8E4M3)
             LAUNCH((product_mma<true>), grid, MMA_THREADS, 0, stream, p);

@@ -63,7 +63,7 @@ template <bool Fp8, int Rows> static __global__ void __launch_bounds__(THREADS) 
     float sum[Rows / 2] = {}, part[Rows / 2];
 
     if (p.group.row_index) {
-        int expert = p.group.tile_expert[blockIdx.y];
+        int expert = product_expert(p, blockIdx.y, head);
 
         if (expert < 0)
             return;
@@ -81,7 +81,7 @@ template <bool Fp8, int Rows> static __global__ void __launch_bounds__(THREADS) 
         int32_t row = rows[8 * (i / 2) + 2 * (lane % 4) + i % 2];
 
         if (Fp8)
-            x_scale[i] = p.x.scale + ((int64_t)(row < 0 ? 0 : row) * p.heads + head) * p.x.scale_row_stride;
+            x_scale[i] = product_scales(p, row, head);
     }
 #pragma unroll
     for (int i = 0; i < sources<Rows>::weights; i++) {
@@ -153,7 +153,8 @@ template <bool Fp8, int Rows> static __global__ void __launch_bounds__(THREADS) 
 template <bool Fp8, int Rows> static enum status launch(struct ops *ops, const struct product *p)
 {
     const int smem = STAGES * (int)sizeof(struct stage_map<Rows>) + 1024;
-    dim3 grid(ceil_div(p->N, WEIGHT_ROWS), p->group.row_index ? (unsigned)p->group.tile_count : 1, (unsigned)p->heads);
+    dim3 grid(ceil_div(p->N, WEIGHT_ROWS), p->group.row_index ? (unsigned)p->group.tile_count : 1,
+              (unsigned)product_matrices(*p));
 
     CUDA_TRY(ops, cudaFuncSetAttribute((few_kernel<Fp8, Rows>), cudaFuncAttributeMaxDynamicSharedMemorySize, smem));
     LAUNCH((few_kernel<Fp8, Rows>), grid, THREADS, smem, backend_of(ops)->stream, *p);

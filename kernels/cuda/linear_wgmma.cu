@@ -76,7 +76,7 @@ static __device__ __forceinline__ bool tile_of(const struct product &p, const st
     v->w_stride = p.K * item;
     v->w_scale = p.w_scale;
     if (p.group.row_index) {
-        int expert = p.group.tile_expert[tile];
+        int expert = product_expert(p, tile, head);
 
         if (expert < 0)
             return false;
@@ -276,7 +276,7 @@ static __global__ void __launch_bounds__(THREADS, 1) product_wgmma(struct produc
             for (int i = 0; i < 2; i++) {
                 int32_t row = product_row(p, v.row0 + first_row + lane / 4 + 8 * i);
 
-                a_scale[i] = p.x.scale + ((int64_t)(row < 0 ? 0 : row) * p.heads + v.head) * p.x.scale_row_stride;
+                a_scale[i] = product_scales(p, row, v.head);
             }
             multiply_fp8<MW, NW>(shared, v.steps, done, a_at, b_at, a_scale, v.w_scale + scale_row * v.steps, sum);
         } else {
@@ -291,7 +291,7 @@ template <bool Fp8, int MW, int NW>
 static enum status launch(struct ops *ops, const struct product *p, unsigned row_tiles)
 {
     const int smem = (int)sizeof(struct block_map<MW, NW>) + 1024;
-    struct tile_counts counts = {(int)ceil_div(p->N, GROUP_COLUMNS * NW), (int)row_tiles, p->heads};
+    struct tile_counts counts = {(int)ceil_div(p->N, GROUP_COLUMNS * NW), (int)row_tiles, product_matrices(*p)};
     int64_t tiles = (int64_t)counts.columns * counts.rows * counts.heads;
     int blocks = PERSISTENT && tiles > backend_of(ops)->sm_count ? backend_of(ops)->sm_count : (int)tiles;
 

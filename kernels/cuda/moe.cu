@@ -3,8 +3,8 @@
  * Router: one warp a token; p and p' of all experts in shared memory, then k rounds of an arg-max over lanes,
  * ties to the lowest expert.
  * Experts: every (token, j) pair gets a slot in its expert's run of slots, runs padded to tiles of 64 rows, all
- * on the device (no count ever travels to the host). Then three grouped products and one sum a token, in
- * ascending expert order. Slots of an expert are in ascending (token, j) order. */
+ * on the device (no count ever travels to the host). Then gate and up as one grouped product, down as another, and one
+ * sum a token, in ascending expert order. Slots of an expert are in ascending (token, j) order. */
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/impl.cuh"
 #include "kernels/cuda/plans.h"
@@ -474,12 +474,13 @@ enum status cuda_moe(struct ops *ops, const struct ops_moe_args *args)
     group.row_divisor = k;
     status = cuda_operand(ops, cuda_weight_of(args->gate[0]), (const float *)args->x->data, args->x->strides[0], 0, 1,
                           T, (int)D, SCRATCH_A, SCRATCH_B, &operand);
-    for (int m = 0; m < 2 && !status; m++) {
-        group.weights = (const void *const *)tables[m];
-        group.scales = (const float *const *)tables[3 + m];
-        status = cuda_product(ops, &operand, cuda_weight_of(m ? args->up[0] : args->gate[0]), T, &group, m ? up : gate,
-                              J, 0, false);
-    }
+    /* Gate and up in one launch; the tables lie one behind the other. */
+    group.weights = (const void *const *)tables[0];
+    group.scales = (const float *const *)tables[3];
+    group.matrices = 2;
+    group.experts = E;
+    if (!status)
+        status = cuda_product(ops, &operand, cuda_weight_of(args->gate[0]), T, &group, gate, J, up - gate, false);
     if (!status)
         status = cuda_scratch(ops, SCRATCH_F, (size_t)slots * sizeof(int32_t), (void **)&rows);
     if (!status)
@@ -487,6 +488,7 @@ enum status cuda_moe(struct ops *ops, const struct ops_moe_args *args)
     if (!status) {
         group.row_index = rows;
         group.row_divisor = 1;
+        group.matrices = 1;
         group.weights = (const void *const *)tables[2];
         group.scales = (const float *const *)tables[5];
         status = cuda_product(ops, &operand, cuda_weight_of(args->down[0]), slots, &group, out, D, 0, false);

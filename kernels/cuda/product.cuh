@@ -17,6 +17,28 @@ struct product {
     bool accumulate;
 };
 
+/* How many products of the same rows of y there are: heads, or matrices of each expert. */
+static __host__ __device__ __forceinline__ int product_matrices(const struct product &p)
+{
+    return p.group.row_index ? p.group.matrices : p.heads;
+}
+
+/* The row of scales of operand row `row` for matrix `matrix`: experts' matrices share theirs. */
+static __device__ __forceinline__ const float *product_scales(const struct product &p, int32_t row, int matrix)
+{
+    int64_t at = row < 0 ? 0 : row;
+
+    return p.x.scale + (p.group.row_index ? at : at * p.heads + matrix) * p.x.scale_row_stride;
+}
+
+/* Weights of an expert, in the tables of `matrix`. */
+static __device__ __forceinline__ int product_expert(const struct product &p, int32_t tile, int matrix)
+{
+    int32_t expert = p.group.tile_expert[tile];
+
+    return expert < 0 ? -1 : matrix * p.group.experts + expert;
+}
+
 /* The operand's row for row `row` of y; -1: none. */
 static __device__ __forceinline__ int32_t product_row(const struct product &p, int64_t row)
 {
