@@ -5,15 +5,18 @@
  *
  * Such a product is the reading of its weights, so these take the side of the products that fills: 64 rows of w are
  * M, the rows of x are N = 8, 16, 32 or 64.
- *   grid   (N / 64, tiles of rows, heads); 128 threads = one warpgroup; several blocks an SM
+ *   grid   (N / 64, tiles of rows, heads, or parts of K where N / 64 blocks are few: plans.h); 128 threads = one
+ *          warpgroup; several blocks an SM
  *   smem   eight stages of w [64, 128 bytes] and x [Rows, 128 bytes], 128-byte swizzle, filled by cp.async seven ahead:
  *          57 KB of weights in flight a block, where 4.8 TB/s with 0.8 us of latency ask for 29 KB an SM
- * Sums run over the groups in order, as in linear_wgmma.cu; an element's chain of additions is the same there. */
+ * Sums run over the groups in order, as in linear_wgmma.cu, where the chain of additions is the same but for parts of
+ * K: each is a sum of its own, and a second launch adds them in order. */
 #include "kernels/cuda/mma.cuh"
+#include "kernels/cuda/plans.h"
 #include "kernels/cuda/product.cuh"
 #include "kernels/cuda/sm90/wgmma.cuh"
 
-enum { THREADS = 128, STAGES = 8, ROW_BYTES = 128, WEIGHT_ROWS = 64 };
+enum { THREADS = 128, STAGES = 8, ROW_BYTES = 128, WEIGHT_ROWS = 64, SPLIT = 1 /* 0: never parts of K */ };
 
 template <int Rows> struct stage_map {
     uint8_t w[WEIGHT_ROWS * ROW_BYTES], x[Rows * ROW_BYTES];
@@ -46,15 +49,18 @@ static __device__ __forceinline__ void fetch(struct stage_map<Rows> *stage, cons
                         from.x[i] && inside);
 }
 
-template <bool Fp8, int Rows> static __global__ void __launch_bounds__(THREADS) few_kernel(struct product p)
+template <bool Fp8, int Rows>
+static __global__ void __launch_bounds__(THREADS) few_kernel(struct product p, int part_steps, float *parts)
 {
     const int item = Fp8 ? 1 : 2;
     DYNAMIC_SHARED(uint8_t, memory);
     __shared__ int32_t rows[Rows]; /* operand row of each row of the tile, -1: none */
     struct stage_map<Rows> *stages = (struct stage_map<Rows> *)(memory + (1024 - ((uintptr_t)memory & 1023)) % 1024);
-    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, head = blockIdx.z;
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, head = parts ? 0 : blockIdx.z;
     int64_t n0 = (int64_t)blockIdx.x * WEIGHT_ROWS, first = (int64_t)blockIdx.y * GROUP_TILE_ROWS;
-    int bytes = (int)p.K * item, steps = (bytes + ROW_BYTES - 1) / ROW_BYTES;
+    int all_bytes = (int)p.K * item, all_steps = (all_bytes + ROW_BYTES - 1) / ROW_BYTES;
+    int begin = parts ? (int)blockIdx.z * part_steps : 0, steps = min(part_steps, all_steps - begin);
+    int bytes = all_bytes - begin * ROW_BYTES; /* of K, from this part's first on */
     struct sources<Rows> from;
     const uint8_t *x = (Fp8 ? p.x.codes : (const uint8_t *)p.x.values) + head * p.x.head_stride * item;
     const uint8_t *w = (const uint8_t *)p.w + head * p.N * p.K * item;
@@ -71,8 +77,10 @@ template <bool Fp8, int Rows> static __global__ void __launch_bounds__(THREADS) 
         if (Fp8)
             w_scale = p.group.scales[expert];
     }
+    w += begin * ROW_BYTES;
+    x += begin * ROW_BYTES;
     if (Fp8)
-        w_scale += n0 / SCALE_GROUP * steps;
+        w_scale += n0 / SCALE_GROUP * all_steps + begin;
     if (threadIdx.x < Rows)
         rows[threadIdx.x] = product_row(p, first + threadIdx.x);
     __syncthreads();
@@ -81,7 +89,7 @@ template <bool Fp8, int Rows> static __global__ void __launch_bounds__(THREADS) 
         int32_t row = rows[8 * (i / 2) + 2 * (lane % 4) + i % 2];
 
         if (Fp8)
-            x_scale[i] = product_scales(p, row, head);
+            x_scale[i] = product_scales(p, row, head) + begin;
     }
 #pragma unroll
     for (int i = 0; i < sources<Rows>::weights; i++) {
@@ -142,7 +150,9 @@ template <bool Fp8, int Rows> static __global__ void __launch_bounds__(THREADS) 
         int row = 8 * (i / 4) + 2 * (lane % 4) + i % 2;
         int64_t n = n0 + 16 * warp + lane / 4 + 8 * (i / 2 % 2);
 
-        if (rows[row] >= 0 && n < p.N) {
+        if (rows[row] >= 0 && n < p.N && parts) {
+            parts[(blockIdx.z * p.T + row) * p.N + n] = sum[i];
+        } else if (rows[row] >= 0 && n < p.N) {
             float *out = p.y + (first + row) * p.y_row_stride + head * p.y_head_stride + n;
 
             *out = p.accumulate ? *out + sum[i] : sum[i];
@@ -150,15 +160,49 @@ template <bool Fp8, int Rows> static __global__ void __launch_bounds__(THREADS) 
     }
 }
 
+enum { ADD_THREADS = 128 };
+
+static __global__ void __launch_bounds__(ADD_THREADS) add_parts_kernel(struct product p, const float *parts, int count)
+{
+    unsigned at = blockIdx.x * ADD_THREADS + threadIdx.x, all = (unsigned)(p.T * p.N), row = at / (unsigned)p.N;
+    float sum = 0.0f, *out;
+
+    if (at >= all)
+        return;
+#pragma unroll 8
+    for (int i = 0; i < count; i++)
+        sum += parts[(int64_t)i * all + at];
+    out = p.y + row * p.y_row_stride + (at - row * (unsigned)p.N);
+    *out = p.accumulate ? *out + sum : sum;
+}
+
 template <bool Fp8, int Rows> static enum status launch(struct ops *ops, const struct product *p)
 {
     const int smem = STAGES * (int)sizeof(struct stage_map<Rows>) + 1024;
+    cudaStream_t stream = backend_of(ops)->stream;
     dim3 grid(ceil_div(p->N, WEIGHT_ROWS), p->group.row_index ? (unsigned)p->group.tile_count : 1,
               (unsigned)product_matrices(*p));
+    int steps = (int)ceil_div(p->K * (Fp8 ? 1 : 2), ROW_BYTES), part_steps = steps, count;
+    void *parts = NULL;
+    enum status status;
 
+    if (SPLIT && !p->group.row_index && p->heads == 1)
+        part_steps = few_steps_a_part(grid.x, steps);
+    count = (int)ceil_div(steps, part_steps);
+    if (count > 1) {
+        grid.z = (unsigned)count;
+        status = cuda_scratch(ops, SCRATCH_E, (size_t)(count * p->T * p->N) * sizeof(float), &parts);
+        if (status)
+            return status;
+    }
     CUDA_TRY(ops, cudaFuncSetAttribute((few_kernel<Fp8, Rows>), cudaFuncAttributeMaxDynamicSharedMemorySize, smem));
-    LAUNCH((few_kernel<Fp8, Rows>), grid, THREADS, smem, backend_of(ops)->stream, *p);
+    LAUNCH((few_kernel<Fp8, Rows>), grid, THREADS, smem, stream, *p, part_steps, (float *)parts);
     CUDA_LAUNCHED(ops);
+    if (count > 1) {
+        LAUNCH((add_parts_kernel), ceil_div(p->T * p->N, ADD_THREADS), ADD_THREADS, 0, stream, *p, (const float *)parts,
+               count);
+        CUDA_LAUNCHED(ops);
+    }
     return STATUS_OK;
 }
 

@@ -27,7 +27,7 @@ enum {
     LOADER_REGISTERS = 104,
     WORKER_REGISTERS = 200,
     PERSISTENT = 1, /* 0: a block a tile */
-    BAND = 8        /* row tiles that follow each other before the next column tile: a wave reads a squarer part of both */
+    BAND = 8        /* row tiles after each other before the next column tile: a wave reads a squarer part of both */
 };
 
 template <int MW, int NW> struct stage_map {

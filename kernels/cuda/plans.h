@@ -154,6 +154,26 @@ PLAN int topk_is_sampled(int64_t S, int64_t k, int64_t bytes)
     return (k / step + TOPK_SAMPLE_HITS) * step * 8 / 5 <= topk_candidates((int)k);
 }
 
+/* --- Products of few rows: parts of K --------------------------------------------------------------------------------
+ */
+
+enum {
+    FEW_BLOCKS = 264,     /* two for each of 132 SMs */
+    FEW_LEAST_STEPS = 4,  /* of 128 bytes, a part */
+    FEW_WHOLE_STEPS = 32, /* fewer than these are read sooner than a second launch ends */
+};
+
+/* Steps of 128 bytes of K a block takes, where `columns` blocks would each read all of `steps`. By the weight's shape
+ * alone: the parts' sums are added afterwards, so this decides the order of a row's additions. */
+PLAN int few_steps_a_part(int64_t columns, int steps)
+{
+    int64_t parts = plan_divide_up(FEW_BLOCKS, columns), least = steps / FEW_LEAST_STEPS;
+
+    if (parts > least)
+        parts = least;
+    return parts < 2 || steps < FEW_WHOLE_STEPS ? steps : (int)plan_divide_up(steps, parts);
+}
+
 /* --- Experts: tiles of rows ------------------------------------------------------------------------------------------
  */
 

@@ -121,3 +121,19 @@ TEST(experts_never_need_more_tiles_than_the_bound)
     CHECK_EQ_INT(expert_tiles_bound(8, 256, 64), 8);
     CHECK_EQ_INT(expert_tiles_bound(64 * 256, 256, 64), 512);
 }
+
+TEST(parts_of_a_product_cover_its_steps_and_are_worth_a_block)
+{
+    for (int64_t columns = 1; columns < 600; columns += 7)
+        for (int steps = 1; steps < 300; steps++) {
+            int part = few_steps_a_part(columns, steps), parts = (int)plan_divide_up(steps, part);
+
+            CHECK(part >= 1 && part <= steps);
+            CHECK(parts == 1 || (part >= FEW_LEAST_STEPS && columns * (parts - 1) < FEW_BLOCKS));
+        }
+    CHECK_EQ_INT(few_steps_a_part(24, 56), 6);    /* 1536 x 7168: 240 blocks */
+    CHECK_EQ_INT(few_steps_a_part(9, 56), 4);     /* 576 x 7168: 126 */
+    CHECK_EQ_INT(few_steps_a_part(112, 128), 43); /* 7168 x 16384: 336 */
+    CHECK_EQ_INT(few_steps_a_part(288, 56), 56);  /* 18432 x 7168 */
+    CHECK_EQ_INT(few_steps_a_part(112, 16), 16);  /* 7168 x 2048 */
+}
