@@ -80,3 +80,24 @@ enum status host_best(struct ops *ops, const struct ops_best_args *args)
     }
     return STATUS_OK;
 }
+
+enum status host_shortlist(struct ops *ops, const struct ops_shortlist_args *args)
+{
+    int64_t V = args->logits->dims[1], k = args->selected->dims[1];
+
+    for (int64_t t = 0; t < args->logits->dims[0]; t++) {
+        const float *row = row_f32(args->logits, t);
+        const int32_t *selected = row_i32(args->selected, t);
+        double temperature = (double)row_f32(args->temperature, t)[0], sum = 0;
+        float largest = -INFINITY, *values = row_f32(args->values, t);
+
+        for (int64_t j = 0; j < k; j++) {
+            values[j] = selected[j] < 0 ? -INFINITY : row[selected[j]];
+            largest = values[j] > largest ? values[j] : largest;
+        }
+        for (int64_t v = 0; v < V; v++)
+            sum += exp(((double)row[v] - (double)largest) / temperature);
+        row_f32(args->total, t)[0] = (float)sum;
+    }
+    return STATUS_OK;
+}

@@ -745,3 +745,21 @@ enum status ops_best(struct ops *ops, const struct ops_best_args *args)
         return STATUS_BUG;
     return T ? ops->backend->best(ops, args) : STATUS_OK;
 }
+
+enum status ops_shortlist(struct ops *ops, const struct ops_shortlist_args *args)
+{
+    struct call call = {ops, "shortlist", false};
+    int64_t T = dim(args->logits, 0), k = dim(args->selected, 1);
+
+    WANT(&call, args, logits, DTYPE_F32, ANY, ANY);
+    WANT(&call, args, selected, DTYPE_I32, T, ANY);
+    WANT(&call, args, temperature, DTYPE_F32, T);
+    WANT(&call, args, values, DTYPE_F32, T, k);
+    WANT(&call, args, total, DTYPE_F32, T);
+    if (!call.wrong && k < 1)
+        wrong(&call, "selected has no columns");
+    want_range(&call, "selected", args->selected, -1, dim(args->logits, 1));
+    if (call.wrong)
+        return STATUS_BUG;
+    return T ? ops->backend->shortlist(ops, args) : STATUS_OK;
+}

@@ -392,6 +392,19 @@ struct ops_best_args {
 };
 enum status ops_best(struct ops *ops, const struct ops_best_args *args) MUST_CHECK;
 
+/* What a draw needs beside the rank of the most probable columns, which are ops_topk()'s: their logits (-inf where
+ * selected is -1), and the sum over all columns of exp((logit - largest of them) / temperature), to OPS_SHORTLIST_ERROR
+ * of itself. Rows with a NaN or an infinite largest logit: total is any number. */
+struct ops_shortlist_args {
+    const struct tensor *logits;      /* F32 [T, V]          */
+    const struct tensor *selected;    /* I32 [T, k], k >= 1  */
+    const struct tensor *temperature; /* F32 [T], above 0    */
+    struct tensor *values;            /* F32 [T, k]          */
+    struct tensor *total;             /* F32 [T]             */
+};
+#define OPS_SHORTLIST_ERROR 1e-6
+enum status ops_shortlist(struct ops *ops, const struct ops_shortlist_args *args) MUST_CHECK;
+
 #ifdef __cplusplus
 }
 #endif

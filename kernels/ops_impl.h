@@ -21,7 +21,7 @@
 extern "C" {
 #endif
 
-enum { OPS_BACKEND_ABI = 4 };
+enum { OPS_BACKEND_ABI = 5 };
 #define OPS_BACKEND_SYMBOL "dsa_ops_backend"
 
 struct ops {
@@ -76,6 +76,7 @@ struct ops_backend {
     enum status (*router)(struct ops *ops, const struct ops_router_args *args);
     enum status (*moe)(struct ops *ops, const struct ops_moe_args *args);
     enum status (*best)(struct ops *ops, const struct ops_best_args *args);
+    enum status (*shortlist)(struct ops *ops, const struct ops_shortlist_args *args);
 
     /* Devices with memory of their own; all NULL on the host, where ops.c answers. */
     enum status (*memory)(struct ops *ops, struct ops_memory *memory);

@@ -148,6 +148,7 @@ const struct ops_backend ops_backend_cpu = {
     .router = cpu_router,
     .moe = cpu_moe,
     .best = host_best,
+    .shortlist = host_shortlist,
     .packed_form = "cpu-panels-1",
     .weight_packed_bytes = cpu_weight_packed_bytes,
     .weight_pack = cpu_weight_pack,

@@ -355,6 +355,7 @@ extern "C" __attribute__((visibility("default"))) const struct ops_backend dsa_o
     cuda_router,
     cuda_moe,
     cuda_best,
+    cuda_shortlist,
     cuda_memory,
     cuda_host_alloc,
     cuda_host_free,

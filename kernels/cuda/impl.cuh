@@ -24,6 +24,7 @@ enum status cuda_attention(struct ops *ops, const struct ops_attention_args *arg
 enum status cuda_router(struct ops *ops, const struct ops_router_args *args);
 enum status cuda_moe(struct ops *ops, const struct ops_moe_args *args);
 enum status cuda_best(struct ops *ops, const struct ops_best_args *args);
+enum status cuda_shortlist(struct ops *ops, const struct ops_shortlist_args *args);
 
 /* weights.cu */
 enum status cuda_group_begin(struct ops *ops, struct ops_group **group);

@@ -47,4 +47,5 @@ const struct ops_backend ops_backend_ref = {
     .router = ref_router,
     .moe = ref_moe,
     .best = host_best,
+    .shortlist = host_shortlist,
 };

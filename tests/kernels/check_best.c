@@ -1,4 +1,4 @@
-/* check_best.c: the largest logit of a row and its log probability. */
+/* check_best.c: the largest logit of a row and its log probability; the values and the sum that a draw needs. */
 #include <math.h>
 
 #include "tests/kernels/check_kernels.h"
@@ -82,3 +82,68 @@ static const struct check_case best_cases[] = {
     {"T=64 V=129280", &(const struct best_case){64, 129280, 0, 3, NORMAL}, true},
 };
 const struct check_op check_op_best = {"best", best_cases, sizeof best_cases / sizeof *best_cases, run_best};
+
+/* --- Shortlist ------------------------------------------------------------------------------------------------- */
+
+struct shortlist_case {
+    int64_t T, V, k, pad;
+    double deviation;
+    float temperature;
+    bool low; /* half of the logits -inf */
+};
+
+static enum status run_list(struct ops *ops, void *context)
+{
+    return ops_shortlist(ops, context);
+}
+
+static void run_shortlist(struct check *check, const void *parameters)
+{
+    const struct shortlist_case *c = parameters;
+    struct box *logits = BOX(check, DTYPE_F32, c->pad, c->T, c->V), *visible = BOX(check, DTYPE_I32, 0, c->T);
+    struct box *selected = BOX(check, DTYPE_I32, 0, c->T, c->k), *temperature = BOX(check, DTYPE_F32, 0, c->T);
+    struct box *values = BOX(check, DTYPE_F32, c->pad, c->T, c->k), *total = BOX(check, DTYPE_F32, 0, c->T);
+    struct ops_shortlist_args device = {&logits->device, &selected->device, &temperature->device, &values->device,
+                                        &total->device};
+    struct ops_shortlist_args host = {&logits->host, &selected->host, &temperature->host, &values->host, &total->host};
+
+    box_fill_normal(check, logits, c->deviation);
+    for (int64_t t = 0; t < c->T; t++) {
+        *box_i32(visible, t) = (int32_t)c->V;
+        *box_f32(temperature, t) = c->temperature * (float)(1 + t);
+        for (int64_t v = 1; c->low && v < c->V; v += 2)
+            box_f32(logits, t)[v] = -INFINITY;
+    }
+    check_status(check, check_ref(check), ops_topk(check_ref(check), &logits->host, &visible->host, &selected->host));
+    box_upload(check, logits);
+    box_upload(check, selected);
+    box_upload(check, temperature);
+    box_upload(check, values);
+    box_upload(check, total);
+    check_status(check, check_device(check), run_list(check_device(check), &device));
+    check_repeat(check, run_list, &device, (struct box *const[]){values, total, NULL});
+    if (check_is_bench(check)) {
+        check_bench(check, run_list, &device, 4.0 * (double)(c->T * c->V), 4.0 * (double)(c->T * c->V), "f32");
+        return;
+    }
+    check_status(check, check_ref(check), run_list(check_ref(check), &host));
+    box_compare_exact(check, values, "values");
+    box_compare_close(check, total, "total", 0, OPS_SHORTLIST_ERROR);
+}
+
+#define LIST(label, ...)                                          \
+    {                                                             \
+        label, &(const struct shortlist_case){__VA_ARGS__}, false \
+    }
+static const struct check_case shortlist_cases[] = {
+    LIST("V=1", 3, 1, 1, 0, 1, 1),
+    LIST("V=320, k past the row", 3, 320, 400, 0, 3, 0.7f),
+    LIST("V=4099 strided", 3, 4099, 1024, 5, 10, 0.8f),
+    LIST("V=129280", 2, 129280, 1024, 0, 3, 1),
+    LIST("flat", 2, 20000, 100, 0, 1, 100),
+    LIST("cold: all but one vanish", 2, 5000, 64, 0, 1, 1e-4f),
+    LIST("half are -inf", 2, 3000, 50, 1, 5, 1, true),
+    {"T=64 V=129280", &(const struct shortlist_case){64, 129280, 1024, 0, 3, 0.8f, false}, true},
+};
+const struct check_op check_op_shortlist = {"shortlist", shortlist_cases,
+                                            sizeof shortlist_cases / sizeof *shortlist_cases, run_shortlist};
