@@ -405,6 +405,48 @@ static void bench_topk(struct cuda_bench *bench, int64_t T, int64_t S, int k)
     bench_release(bench);
 }
 
+struct draw_run {
+    struct topk_run topk;
+    struct ops_shortlist_args list;
+};
+
+static enum status run_draw(struct ops *ops, void *context)
+{
+    struct draw_run *run = context;
+    enum status s = run_topk(ops, &run->topk);
+
+    return s ? s : ops_shortlist(ops, &run->list);
+}
+
+/* What leaves the device for a draw from T rows of logits instead of the rows. */
+static void bench_draw(struct cuda_bench *bench, int64_t T, int64_t V, int k)
+{
+    struct tensor values, temperature, total;
+    struct draw_run run;
+    int32_t *visible;
+    char name[80];
+
+    (void)snprintf(name, sizeof name, "draw T=%lld V=%lld k=%d", (long long)T, (long long)V, k);
+    if (!bench_wants(bench, name))
+        return;
+    run.topk.score = NORMAL(bench, 3.0, T, V);
+    visible = host_memory((size_t)T * 4);
+    for (int64_t t = 0; t < T; t++)
+        visible[t] = (int32_t)V;
+    run.topk.visible = bench_upload_i32(bench, T, 0, visible);
+    run.topk.selected = tensor_2d(DTYPE_I32, bench_memory(bench, (size_t)T * k * 4), T, k);
+    values = tensor_2d(DTYPE_F32, bench_memory(bench, (size_t)T * k * 4), T, k);
+    for (int64_t t = 0; t < T; t++)
+        ((float *)visible)[t] = 0.8f;
+    temperature = bench_upload_i32(bench, T, 0, visible);
+    temperature.dtype = DTYPE_F32;
+    total = tensor_1d(DTYPE_F32, bench_memory(bench, (size_t)T * 4), T);
+    free(visible);
+    run.list = (struct ops_shortlist_args){&run.topk.score, &run.topk.selected, &temperature, &values, &total};
+    bench_line(bench, name, bench_time_us(bench, run_draw, &run), 0, 0, 4.0 * (double)(T * V));
+    bench_release(bench);
+}
+
 static enum status run_linear(struct ops *ops, void *context)
 {
     return ops_linear(ops, context);
@@ -473,6 +515,8 @@ static void all_cases(struct cuda_bench *bench)
     bench_topk(bench, 64, KEYS, 2048);
     bench_topk(bench, 1024, KEYS, 2048);
     bench_topk(bench, 64, 1 << 20, 2048);
+    bench_draw(bench, 1, 129280, 1024);
+    bench_draw(bench, 64, 129280, 1024);
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
         for (size_t r = 0; r < sizeof rows / sizeof *rows; r++)
             bench_linear(bench, DTYPE_F8E4M3, rows[r], 0, shapes[i][0], shapes[i][1]);

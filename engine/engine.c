@@ -150,7 +150,9 @@ static enum status make_room(struct engine *e, struct error *err)
         e->row_wanted = calloc((size_t)e->max_logit_rows, sizeof *e->row_wanted);
         e->best = calloc((size_t)e->max_logit_rows, sizeof *e->best);
         e->best_log_probability = calloc((size_t)e->max_logit_rows, sizeof *e->best_log_probability);
-        if (!e->row_wanted || !e->best || !e->best_log_probability)
+        e->temperature = calloc((size_t)e->max_logit_rows, sizeof *e->temperature);
+        e->list = calloc((size_t)e->max_logit_rows, sizeof *e->list);
+        if (!e->row_wanted || !e->best || !e->best_log_probability || !e->temperature || !e->list)
             return error_set(err, STATUS_NO_MEMORY, "no memory for choices");
     }
     e->mark = calloc((size_t)e->max_rows, sizeof *e->mark);
@@ -329,6 +331,8 @@ void engine_close(struct engine *e)
     free(e->row_wanted);
     free(e->best);
     free(e->best_log_probability);
+    free(e->temperature);
+    free(e->list);
     free(e->mark);
     free(e->mark_pair);
     free(e->weighed);

@@ -31,6 +31,7 @@ struct share {
     bool prefill;
     int first_logit; /* row of the pass */
     bool best;       /* its token is the device's choice: the row of logits stays there */
+    bool draws;      /* its token is drawn from a shortlist: so does the row, unless that does not tell */
     int kept;        /* how many of the logits became tokens */
 };
 
@@ -77,6 +78,9 @@ struct engine {
     bool *row_wanted;              /* rows of logits that a sampler looks at; the others' choice is the device's */
     int32_t *best;                 /* NULL where no device chooses */
     float *best_log_probability;
+    float *temperature; /* of rows drawn from; both NULL where best is */
+    struct shortlist *list;
+    size_t rows_asked_for;            /* rows that a shortlist could not decide */
     int32_t *next_token, *hidden_row; /* of a drafting pass; NULL without an MTP layer */
     int32_t (*mark_pair)[2];
     float *mark;
@@ -133,6 +137,10 @@ struct sequence {
 enum status sequence_advance(struct sequence *sequence, const float *logits, struct error *err) MUST_CHECK;
 /* The same for a sequence that sequence_takes_best(): greedy, nothing masked, penalised, forced or marked. */
 bool sequence_takes_best(const struct sequence *sequence);
+/* A draw that sequence_draws() from a shortlist, at this temperature. */
+bool sequence_draws(const struct sequence *sequence, float *temperature);
+enum status sequence_advance_draw(struct sequence *sequence, const struct shortlist *list, bool *decided,
+                                  struct error *err) MUST_CHECK;
 enum status sequence_advance_best(struct sequence *sequence, int32_t best, float log_probability, struct error *err)
     MUST_CHECK;
 void sequence_end(struct sequence *sequence, enum sequence_reason reason); /* gives its pages back */

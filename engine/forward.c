@@ -79,9 +79,22 @@ static enum status grow_rows(struct forward *f, size_t count)
 }
 
 /* The host's sampler reads the logits where they are; guesses of the MTP layer are drawn from them. */
-static bool takes_best(const struct forward *f)
+static bool takes_best(const struct forward *f, const struct model_config *c)
 {
-    return f->model && !ops_is_host(f->model->ops) && !f->model->config.mtp;
+    return !c->mtp && (!f->model || !ops_is_host(f->model->ops)); /* without a model it is a device's plan */
+}
+
+/* Tokens of a shortlist: what top-p leaves of a row is mostly far fewer. More than a quarter would save little. */
+static int list_length(const struct model_config *c)
+{
+    enum { MOST = 1024 };
+
+    return (c->vocab + 3) / 4 < MOST ? (c->vocab + 3) / 4 : (int)MOST;
+}
+
+static int64_t list_words(int length)
+{
+    return 3 + 2 * (int64_t)length;
 }
 
 static enum status take_all(struct forward *f, const struct model_config *c)
@@ -134,8 +147,10 @@ static enum status take_all(struct forward *f, const struct model_config *c)
         s = take(f, R, 1, &f->hidden_row);
     if (!s)
         s = take(f, f->max_logit_rows, c->vocab, &f->logits);
-    if (!s && takes_best(f))
+    if (!s && takes_best(f, c))
         s = take(f, f->max_logit_rows, 2, &f->best);
+    if (!s && takes_best(f, c))
+        s = take(f, f->max_logit_rows, list_words(list_length(c)), &f->list);
     return s;
 }
 
@@ -180,8 +195,13 @@ enum status forward_create(const struct model *model, struct kv_cache *cache, co
     s = take_all(f, c);
     if (!s)
         s = grow_rows(f, first_rows(f, c));
-    if (!s && takes_best(f))
+    if (!s && takes_best(f, c))
         s = ops_host_alloc(model->ops, 2 * (size_t)f->max_logit_rows * sizeof *f->host_best, (void **)&f->host_best);
+    f->list_length = f->list ? list_length(c) : 0;
+    if (!s && f->list)
+        s = ops_host_alloc(model->ops,
+                           (size_t)f->max_logit_rows * (size_t)list_words(f->list_length) * sizeof *f->host_list,
+                           (void **)&f->host_list);
     f->order = calloc((size_t)f->max_sweep_rows, sizeof *f->order);
     f->place = calloc((size_t)f->max_sweep_rows, sizeof *f->place);
     if (s || !f->order || !f->place || (!f->recordings && !ops_is_host(model->ops))) {
@@ -204,6 +224,7 @@ void forward_destroy(struct forward *f)
     ops_free(f->model->ops, f->rows);
     ops_host_free(f->model->ops, f->host_rows);
     ops_host_free(f->model->ops, f->host_best);
+    ops_host_free(f->model->ops, f->host_list);
     free(f->order);
     free(f->place);
     free(f);
@@ -531,6 +552,53 @@ static enum status run_logits(struct forward *f, const struct tensor *normed, in
     return ops_best(f->model->ops, &choose);
 }
 
+/* The most probable tokens of `rows` rows of logits; `temperature` and their length are on their way to f->list. */
+static enum status run_list(struct forward *f, int64_t rows)
+{
+    int64_t k = f->list_length;
+    struct tensor logits = tensor_2d(DTYPE_F32, f->logits, rows, f->model->config.vocab);
+    struct tensor temperature = tensor_1d(DTYPE_F32, f->list, rows),
+                  length = tensor_1d(DTYPE_I32, f->list + rows, rows);
+    struct tensor total = tensor_1d(DTYPE_F32, f->list + 2 * rows, rows);
+    struct tensor selected = tensor_2d(DTYPE_I32, f->list + 3 * rows, rows, k);
+    struct tensor values = tensor_2d(DTYPE_F32, f->list + (3 + k) * rows, rows, k);
+    struct ops_shortlist_args args = {&logits, &selected, &temperature, &values, &total};
+    enum status s = ops_topk(f->model->ops, &logits, &length, &selected);
+
+    return s ? s : ops_shortlist(f->model->ops, &args);
+}
+
+static enum status take_lists(struct forward *f, const struct forward_batch *b)
+{
+    size_t R = (size_t)b->logit_rows, k = (size_t)f->list_length;
+    const int32_t *back = f->host_list + 2 * R;
+    struct ops *ops = f->model->ops;
+    enum status s;
+
+    for (size_t i = 0; i < R; i++) {
+        float temperature = b->temperature[i] > 0 ? b->temperature[i] : 1;
+
+        memcpy(f->host_list + i, &temperature, sizeof temperature);
+        f->host_list[R + i] = f->model->config.vocab;
+    }
+    s = ops_upload_queued(ops, f->list, f->host_list, 2 * R * sizeof *f->list);
+    if (!s)
+        s = run_list(f, b->logit_rows);
+    if (!s)
+        s = ops_download(ops, f->host_list + 2 * R, f->list + 2 * R, (1 + 2 * k) * R * sizeof *f->list);
+    for (size_t i = 0; i < R && !s; i++) {
+        struct shortlist *list = &b->list[i];
+
+        *list = (struct shortlist){.id = back + R + i * k,
+                                   .logit = (const float *)(back + (1 + k) * R + i * k),
+                                   .count = f->list_length,
+                                   .best = b->best[i],
+                                   .best_log_probability = b->best_log_probability[i]};
+        memcpy(&list->total, back + i, sizeof list->total);
+    }
+    return s;
+}
+
 /* To the host: what was chosen, and the rows that somebody has to look at himself. */
 static enum status take_results(struct forward *f, const struct forward_batch *b, float *logits)
 {
@@ -543,6 +611,8 @@ static enum status take_results(struct forward *f, const struct forward_batch *b
         memcpy(b->best, f->host_best, rows * sizeof *b->best);
         memcpy(b->best_log_probability, f->host_best + rows, rows * sizeof *b->best_log_probability);
     }
+    if (!s && b->temperature && rows)
+        s = take_lists(f, b);
     for (size_t i = 0, run; i < rows && !s; i += run) {
         run = 1;
         if (b->row_wanted && !b->row_wanted[i])
@@ -559,6 +629,16 @@ enum status forward_take_logits(struct forward *f, int logit_rows, float *logits
     size_t count = (size_t)logit_rows * (size_t)f->model->config.vocab;
 
     return ops_download(f->model->ops, logits, f->logits, count * sizeof *logits);
+}
+
+enum status forward_take_row(struct forward *f, int row, float *logits, struct error *err)
+{
+    size_t V = (size_t)f->model->config.vocab;
+    enum status s = ops_download(f->model->ops, logits, f->logits + (size_t)row * V, V * sizeof *logits);
+
+    if (!s)
+        s = ops_sync(f->model->ops);
+    return s ? error_set(err, s, "a row of logits cannot be read: %s", ops_last_error(f->model->ops)) : STATUS_OK;
 }
 
 /* The whole head runs for a mark, so that a mark is the difference of two logits to the bit; with one mark in some 25
@@ -732,6 +812,8 @@ static enum status rehearse_rows(struct forward *f, int rows, int pages, bool sp
     make_views(f, &p, 0, rows, pages * CACHE_PAGE_TOKENS);
     p.sparse = sparse && f->model->config.index_topk;
     s = run_whole(&(struct whole_pass){f, &p, &b});
+    if (!s && f->list)
+        s = run_list(f, b.logit_rows);
     if (!s && f->model->config.mtp)
         s = forward_layer(&p, f->model->config.layers, NULL);
     return s;

@@ -17,6 +17,10 @@ struct forward {
     float *index_q, *index_k, *index_w, *ffn_gate, *ffn_up, *router_logits, *expert_weights, *logits;
     int32_t *selected, *experts;
     int32_t *best, *host_best; /* [2, logit rows] columns, then log probabilities; NULL on the host and with MTP */
+    /* Of R rows of which some are drawn from: temperature, length (V) and total [R], selected and their logits [R, k].
+     * The first two go to the device, the others come back. */
+    int32_t *list, *host_list;
+    int list_length; /* k */
 
     /* The rows of the pass in one block, sent at once: token, position, slot, sequence, visible, page table. */
     int32_t *rows, *host_rows;

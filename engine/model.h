@@ -7,6 +7,7 @@
 #include "engine/config.h"
 #include "engine/kv_cache.h"
 #include "engine/safetensors.h"
+#include "engine/sampler.h"
 #include "kernels/ops.h"
 
 /* One feed-forward: down(silu(gate x) * up x). */
@@ -99,6 +100,8 @@ struct forward_batch {
     const bool *row_wanted;    /* [logit_rows] whose logits come to the host; NULL: all */
     int32_t *best;             /* [logit_rows] of every row: ops_best(); NULL: not wanted. Devices alone, without an */
     float *best_log_probability; /* MTP layer */
+    const float *temperature;    /* [logit_rows] above 0 where a shortlist is wanted; NULL: nowhere. Where best is: */
+    struct shortlist *list;      /* … into list[i], in memory that is the forward's until the next pass */
     const struct forward_trace *trace;
 };
 
@@ -127,6 +130,8 @@ void forward_set_recording(struct forward *forward, bool on);                   
 /* logits: host F32 [logit_rows, V]; may be NULL with logit_rows 0. */
 enum status forward_run(struct forward *forward, const struct forward_batch *batch, float *logits, struct error *err)
     MUST_CHECK;
+/* Row `row` of its logits once more: of a pass without marks on a device, before anything else runs there. */
+enum status forward_take_row(struct forward *forward, int row, float *logits, struct error *err) MUST_CHECK;
 
 /* The rows of a drafting pass. Row j stands for the pair of a position's hidden state and the token after it: token[j]
  * is that of position[j] + 1, and the result of row j tells of the token at position[j] + 2. Slots and pages are those

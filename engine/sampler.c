@@ -1,6 +1,8 @@
 /* sampler.c: penalties, mask, temperature, min-p, top-p, and one draw.
  *
  * The order, fixed and tested: repetition penalty on the raw logits, mask, temperature, softmax, min-p, top-p, draw.
+ * A draw goes down the ranks, the most probable token first: so most are decided by the first few of them, and the rest
+ * of the row need not be here (sampler_next_of).
  * Every operation is a single IEEE one in a fixed order, exp included, so that the same logits give the same token on
  * every machine (the C library's exp differs between processors in its last bit).
  *
@@ -24,7 +26,7 @@ struct sampler {
     int32_t vocab;
     uint64_t *seen;               /* one bit a token: generated already */
     struct candidate *candidates; /* [vocab] scratch: what may be drawn, in the order of ids */
-    struct candidate *best;       /* [vocab] scratch: the most probable of them, sorted */
+    struct candidate *best;       /* [vocab] scratch: the most probable of them, sorted; `id` is a place among them */
     double *weight;               /* [vocab] scratch: of `candidates`, the best one's is 1 */
 };
 
@@ -192,33 +194,37 @@ static bool next_greedy(const struct sampler *sampler, const float *logits, cons
 /* Tokens so improbable that all of them together could not change one bit of the 53 that are drawn. */
 static const double NEGLIGIBLE = 60;
 
-/* Collects what the mask and min-p leave, in the order of ids, with weights; false when that is nothing. */
-static bool collect(struct sampler *sampler, const float *logits, const struct token_mask *mask, int32_t *count,
-                    double *total)
+/* Collects what the mask leaves, in the order of ids. */
+static int32_t gather(struct sampler *sampler, const float *logits, const struct token_mask *mask)
+{
+    int32_t count = 0;
+
+    for (int32_t id = 0; id < sampler->vocab; id++) {
+        if (allowed(mask, id))
+            sampler->candidates[count++] = (struct candidate){penalised(sampler, logits, id), id};
+    }
+    return count;
+}
+
+/* Leaves of `given` candidates what min-p does, in the order of ids, with weights; false when that is nothing. */
+static bool weigh(struct sampler *sampler, int32_t given, int32_t *count, double *total)
 {
     struct candidate *candidates = sampler->candidates;
     double temperature = (double)sampler->params.temperature, least;
     float largest = -INFINITY;
-    int32_t allowed_count = 0, kept = 0;
+    int32_t kept = 0;
 
-    for (int32_t id = 0; id < sampler->vocab; id++) {
-        float logit;
-
-        if (!allowed(mask, id))
-            continue;
-        logit = penalised(sampler, logits, id);
-        candidates[allowed_count++] = (struct candidate){logit, id};
-        largest = logit > largest ? logit : largest;
-    }
+    for (int32_t i = 0; i < given; i++)
+        largest = candidates[i].logit > largest ? candidates[i].logit : largest;
     if (!(largest > -INFINITY))
         return false;
     if (largest == INFINITY) { /* the limit of the softmax: equal shares among the infinite ones */
-        for (int32_t i = 0; i < allowed_count; i++)
+        for (int32_t i = 0; i < given; i++)
             candidates[i].logit = candidates[i].logit == INFINITY ? 0 : -INFINITY;
         largest = 0;
     }
     least = (double)largest - NEGLIGIBLE * temperature;
-    for (int32_t i = 0; i < allowed_count; i++) {
+    for (int32_t i = 0; i < given; i++) {
         if ((double)candidates[i].logit >= least)
             candidates[kept++] = candidates[i];
     }
@@ -245,59 +251,80 @@ static bool collect(struct sampler *sampler, const float *logits, const struct t
     return true;
 }
 
-/* Puts into `best` the places among the candidates of the smallest set whose share reaches top_p, the more probable
- * first, ties by id. Sorts no more of them than it takes: those near the best one, and farther until it is enough. */
-static void keep_top_p(struct sampler *sampler, int32_t *count, double *total)
+/* How many of the first `ranked` in `best` it takes until their weights reach `wanted` (all, should they not), and the
+ * sum of those. */
+static int32_t ranks_until(const struct sampler *sampler, int32_t ranked, double wanted, double *sum)
 {
-    double wanted = (double)sampler->params.top_p * *total, threshold = 0x1p-8, sum = 0;
-    struct candidate *best = sampler->best;
+    int32_t kept = 0;
+
+    *sum = 0;
+    while (kept < ranked) {
+        *sum += sampler->weight[sampler->best[kept++].id];
+        if (*sum >= wanted)
+            break;
+    }
+    return kept;
+}
+
+/* Puts into `best` the places among the candidates of the first ranks, the more probable first, ties by id, until their
+ * weights reach `wanted`, or all: how many, and their sum. Sorts no more of them than it takes: those near the best
+ * one, and farther until it is enough. */
+static int32_t rank(struct sampler *sampler, int32_t count, double wanted, double *sum)
+{
     int32_t taken = 0, kept = 0;
 
-    for (;;) {
-        sum = 0;
+    *sum = 0;
+    for (double threshold = 0x1p-8; taken < count; threshold *= threshold) {
+        double unsorted = 0;
+
         taken = 0;
-        for (int32_t i = 0; i < *count; i++) {
+        for (int32_t i = 0; i < count; i++) {
             if (sampler->weight[i] >= threshold) {
-                best[taken++] = (struct candidate){sampler->candidates[i].logit, i};
-                sum += sampler->weight[i];
+                sampler->best[taken++] = (struct candidate){sampler->candidates[i].logit, i};
+                unsorted += sampler->weight[i];
             }
         }
-        if (sum >= wanted || taken == *count)
-            break;
-        threshold *= threshold;
-    }
-    qsort(best, (size_t)taken, sizeof *best, compare_candidates);
-    sum = 0;
-    while (kept < taken) {
-        sum += sampler->weight[best[kept++].id];
-        if (sum >= wanted)
+        if (taken < count && unsorted < wanted * (1 - 0x1p-30)) /* far from enough, in whatever order */
+            continue;
+        qsort(sampler->best, (size_t)taken, sizeof *sampler->best, compare_candidates);
+        kept = ranks_until(sampler, taken, wanted, sum);
+        if (*sum >= wanted)
             break;
     }
-    *total = sum;
-    *count = kept;
+    return kept;
+}
+
+/* Draws from `count` candidates whose weights are `low` to `high` in all, going down the ranks. With low < high there
+ * may be more candidates, of later ranks than these; false where it depends on what is not known. */
+static bool draw(struct sampler *sampler, int32_t count, double low, double high, uint64_t step, int32_t *token)
+{
+    double random = uniform(sampler->params.seed, step), top_p = (double)sampler->params.top_p, sum, again;
+    int32_t kept;
+
+    /* Of the draw itself: the first rank whose sum is above it; the last one, should rounding leave a rest. */
+    if (sampler->params.top_p < 1) {
+        low *= top_p;
+        high *= top_p;
+    } else {
+        low = nextafter(random * low, INFINITY);
+        high = nextafter(random * high, INFINITY);
+    }
+    kept = rank(sampler, count, high, &sum);
+    if (low != high && (!(sum >= high) || ranks_until(sampler, kept, low, &again) != kept))
+        return false;
+    if (sampler->params.top_p < 1)
+        kept = ranks_until(sampler, kept, nextafter(random * sum, INFINITY), &again);
+    *token = sampler->candidates[sampler->best[kept - 1].id].id;
+    return true;
 }
 
 static bool next_random(struct sampler *sampler, const float *logits, const struct token_mask *mask, uint64_t step,
                         int32_t *token)
 {
-    double total, drawn, sum = 0;
-    bool by_rank = sampler->params.top_p < 1;
-    int32_t count;
+    int32_t count = gather(sampler, logits, mask);
+    double total;
 
-    if (!collect(sampler, logits, mask, &count, &total))
-        return false;
-    if (by_rank)
-        keep_top_p(sampler, &count, &total);
-    drawn = uniform(sampler->params.seed, step) * total;
-    for (int32_t i = 0; i < count; i++) {
-        int32_t at = by_rank ? sampler->best[i].id : i;
-
-        *token = sampler->candidates[at].id; /* the last one, should rounding leave a rest */
-        sum += sampler->weight[at];
-        if (drawn < sum)
-            break;
-    }
-    return true;
+    return weigh(sampler, count, &count, &total) && draw(sampler, count, total, total, step, token);
 }
 
 /* log softmax of the raw logits. */
@@ -328,6 +355,53 @@ enum status sampler_peek(struct sampler *sampler, const float *logits, const str
     if (!(sampler->params.temperature > 0 ? next_random(sampler, logits, mask, step, token)
                                           : next_greedy(sampler, logits, mask, token)))
         return STATUS_BAD_INPUT;
+    return STATUS_OK;
+}
+
+bool sampler_draws(const struct sampler *sampler, float *temperature)
+{
+    *temperature = sampler->params.temperature;
+    return sampler->params.temperature > 0 && sampler->params.repetition_penalty == 1;
+}
+
+enum status sampler_next_of(struct sampler *sampler, const struct shortlist *list, uint64_t step,
+                            struct sampled *sampled, bool *decided)
+{
+    double low = (double)list->total * (1 - SHORTLIST_ERROR), high = (double)list->total * (1 + SHORTLIST_ERROR), total,
+           edge;
+    float largest = -INFINITY, smallest = INFINITY;
+    bool whole = list->count == sampler->vocab;
+    int32_t count = list->count, token = -1;
+
+    *decided = true;
+    if (list->best < 0)
+        return STATUS_BAD_INPUT;
+    for (int32_t i = 0; i < count; i++) {
+        sampler->candidates[i] = (struct candidate){list->logit[i], list->id[i]};
+        largest = list->logit[i] > largest ? list->logit[i] : largest;
+        smallest = list->logit[i] < smallest ? list->logit[i] : smallest;
+    }
+    /* What is not in the list has the smallest's weight at most. */
+    whole |= (double)smallest < (double)largest - NEGLIGIBLE * (double)sampler->params.temperature;
+    if (largest == INFINITY || !weigh(sampler, count, &count, &total)) {
+        *decided = false;
+        return STATUS_OK;
+    }
+    edge = exp_pair((pair){((double)smallest - (double)largest) / (double)sampler->params.temperature, 0})[0];
+    whole |= edge < (double)sampler->params.min_p * (1 - 0x1p-40); /* exp_pair does not fall steadily in its last bit */
+    if (whole)
+        low = high = total;
+    else if (sampler->params.min_p > 0)
+        *decided = false; /* how far its set goes is not known */
+    *decided = *decided && draw(sampler, count, low, high, step, &token);
+    if (!*decided)
+        return STATUS_OK;
+    for (int32_t i = 0; i < list->count; i++) {
+        if (list->id[i] == token)
+            sampled->logprob = (float)((double)list->logit[i] - (double)largest + (double)list->best_log_probability);
+    }
+    sampled->token = token;
+    sampler_accept(sampler, token);
     return STATUS_OK;
 }
 

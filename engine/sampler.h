@@ -45,6 +45,26 @@ enum status sampler_peek(struct sampler *sampler, const float *logits, const str
                          int32_t *token) MUST_CHECK;
 /* Whether its choice is the largest logit, nothing else: greedy and without a penalty. */
 bool sampler_is_plain(const struct sampler *sampler);
+
+/* --- From the most probable tokens of a row, where all of it lies elsewhere --- */
+
+/* Total is that of all weights exp((logit - largest) / temperature), to SHORTLIST_ERROR of itself. */
+#define SHORTLIST_ERROR 1e-6
+struct shortlist {
+    const int32_t *id; /* [count] ascending: the largest logits of the row, of equal ones the lowest ids */
+    const float *logit;
+    int32_t count;
+    float total;
+    int32_t best; /* below 0: the row holds a NaN, or nothing above -inf */
+    float best_log_probability;
+};
+/* Whether it draws by the logits alone: a temperature, which is set, and no penalty. */
+bool sampler_draws(const struct sampler *sampler, float *temperature);
+/* The token that sampler_next() chooses from the whole row without a mask, or `decided` false: the list does not tell,
+ * and nothing has happened. The same token, not nearly: where `total` leaves two possible it does not decide. The
+ * logprob goes by best_log_probability. */
+enum status sampler_next_of(struct sampler *sampler, const struct shortlist *list, uint64_t step,
+                            struct sampled *sampled, bool *decided) MUST_CHECK;
 /* Tells the sampler of a token that was chosen elsewhere (a resumed sequence). */
 void sampler_accept(struct sampler *sampler, int32_t token);
 

@@ -203,6 +203,7 @@ static enum status lay_out(struct engine *e, struct plan *plan, struct forward_b
 {
     size_t pages = 1, shares = plan->shares.count;
     int first = 0, marked = plan->logit_rows, mark_rows = 0, rest;
+    bool draws = false;
 
     for (size_t i = 0; i < shares; i++) {
         struct sequence *q = plan->shares.items[i].sequence;
@@ -234,17 +235,34 @@ static enum status lay_out(struct engine *e, struct plan *plan, struct forward_b
         }
         share->first_logit = first;
         share->best = e->best && share->logits == 1 && sequence_takes_best(q);
-        for (int j = 0; e->best && j < share->logits; j++)
-            e->row_wanted[first + j] = !share->best;
+        share->draws = e->best && share->logits == 1 && sequence_draws(q, &e->temperature[first]);
+        draws |= share->draws;
+        for (int j = 0; e->best && j < share->logits; j++) {
+            /* Marks are made where the rows' logits were: no row could be asked for afterwards. */
+            e->row_wanted[first + j] = !share->best && (!share->draws || mark_rows);
+            if (!share->draws)
+                e->temperature[first + j] = 0;
+        }
         for (; first < share->first_logit + share->logits; first++)
             put_row(e, first, share, i, q->done + plain + (size_t)(first - share->first_logit));
     }
-    *b = (struct forward_batch){.rows = plan->rows, .token = e->token, .position = e->position, .slot = e->slot,
-                                .sequence = e->row_sequence, .page_table = e->page_table.items,
-                                .sequences = (int)shares, .pages = (int)pages, .logit_rows = plan->logit_rows,
-                                .mark_rows = mark_rows, .mark_pair = (const int32_t(*)[2])e->mark_pair,
-                                .mark = e->mark, .row_wanted = e->best ? e->row_wanted : NULL, .best = e->best,
-                                .best_log_probability = e->best_log_probability};
+    *b = (struct forward_batch){.rows = plan->rows,
+                                .token = e->token,
+                                .position = e->position,
+                                .slot = e->slot,
+                                .sequence = e->row_sequence,
+                                .page_table = e->page_table.items,
+                                .sequences = (int)shares,
+                                .pages = (int)pages,
+                                .logit_rows = plan->logit_rows,
+                                .mark_rows = mark_rows,
+                                .mark_pair = (const int32_t(*)[2])e->mark_pair,
+                                .mark = e->mark,
+                                .row_wanted = e->best ? e->row_wanted : NULL,
+                                .best = e->best,
+                                .best_log_probability = e->best_log_probability,
+                                .temperature = draws ? e->temperature : NULL,
+                                .list = e->list};
     return STATUS_OK;
 }
 
@@ -269,6 +287,28 @@ static void count_done(struct sequence *q, size_t more)
     sequence_seal_pages(q);
 }
 
+/* The next token from row `row` of the pass. */
+static enum status advance(struct engine *e, const struct share *share, int row, struct error *err)
+{
+    float *logits = e->logits + (size_t)row * (size_t)e->config.vocab;
+
+    if (share->best)
+        return sequence_advance_best(share->sequence, e->best[row], e->best_log_probability[row], err);
+    if (share->draws) {
+        bool decided;
+        enum status s = sequence_advance_draw(share->sequence, &e->list[row], &decided, err);
+
+        if (s || decided)
+            return s;
+        e->rows_asked_for++;
+        if (!e->row_wanted[row])
+            s = forward_take_row(e->forward, row, logits, err);
+        if (s)
+            return s;
+    }
+    return sequence_advance(share->sequence, logits, err);
+}
+
 /* A token from every row of logits, as long as the guess that the next row was computed from is the token chosen: what
  * is chosen is what would have been chosen one row at a time. */
 static void take_tokens(struct engine *e, struct share *share)
@@ -280,13 +320,9 @@ static void take_tokens(struct engine *e, struct share *share)
 
     q->draft_right = 0;
     for (int i = 0; i < share->logits && right; i++) {
-        const float *logits = e->logits + (size_t)(share->first_logit + i) * (size_t)e->config.vocab;
-
         count_done(q, 1);
         share->kept++;
-        if (share->best ? sequence_advance_best(q, e->best[share->first_logit],
-                                                e->best_log_probability[share->first_logit], &err)
-                        : sequence_advance(q, logits, &err)) {
+        if (advance(e, share, share->first_logit + i, &err)) {
             sequence_fail(q, err.message);
             break;
         }

@@ -182,6 +182,22 @@ bool sequence_takes_best(const struct sequence *q)
            q->output.count >= q->forced_count;
 }
 
+bool sequence_draws(const struct sequence *q, float *temperature)
+{
+    return sampler_draws(q->sampler, temperature) && !q->quote && !q->choice && !q->mark_count &&
+           q->output.count >= q->forced_count;
+}
+
+enum status sequence_advance_draw(struct sequence *q, const struct shortlist *list, bool *decided, struct error *err)
+{
+    struct sampled sampled;
+    enum status s = sampler_next_of(q->sampler, list, q->output.count, &sampled, decided);
+
+    if (s)
+        return error_set(err, s, "no token could be chosen: the logits are not numbers");
+    return *decided ? accept(q, sampled.token, sampled.logprob, err) : STATUS_OK;
+}
+
 enum status sequence_advance_best(struct sequence *q, int32_t best, float log_probability, struct error *err)
 {
     if (best < 0)

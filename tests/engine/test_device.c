@@ -245,6 +245,56 @@ DEVICE_TEST(device_greedy_choices_are_the_logits_own)
     engine_close(engine);
 }
 
+/* Tokens drawn from shortlists are those of whole rows, whether the list decides (steep rows, top-p, min-p) or the row
+ * has to be asked for (flat ones without a filter); log probabilities agree to F32. */
+DEVICE_TEST(device_draws_are_those_of_whole_rows)
+{
+    enum { COUNT = 6 };
+    const size_t marked[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11};
+    size_t output = is_hardware(device) ? 40 : 6, decided;
+    struct random_model m = small_model(RANDOM_BF16);
+    struct request r[COUNT], again[COUNT];
+    struct engine *engine;
+    int32_t *best;
+
+    m.layers = 2;
+    write_model(&m);
+    make_requests(r, COUNT, 12, 1, m.vocab);
+    for (int i = 0; i < COUNT; i++) {
+        struct sampler_params *p = &r[i].options.sampling;
+
+        r[i].options.max_tokens = output;
+        *p = (struct sampler_params){.temperature = i % 3 == 0 ? 1 : 0.02f,
+                                     .top_p = i % 2 ? 1 : 0.9f,
+                                     .min_p = i == 1 ? 0.1f : 0,
+                                     .repetition_penalty = 1,
+                                     .seed = (uint64_t)i};
+    }
+    /* The last one's marks are made where the others' logits were. */
+    r[COUNT - 1].options.marks = (struct sequence_marks){marked, r[COUNT - 1].options.token_count, 1, 2};
+    engine = open_on(device, 64);
+    best = engine->best;
+    CHECK(best != NULL);
+    engine->best = NULL; /* whole rows, all on the host */
+    run_requests(engine, r, COUNT, true, "whole rows");
+    CHECK_EQ_INT(engine->rows_asked_for, 0);
+    engine->best = best;
+    memcpy(again, r, sizeof r);
+    run_requests(engine, again, COUNT, true, "shortlists");
+    for (int i = 0; i < COUNT; i++) {
+        CHECK_EQ_INT(again[i].got_count, output);
+        for (size_t j = 0; j < output; j++) {
+            CHECK_EQ_INT(again[i].got[j].id, r[i].got[j].id);
+            CHECK_NEAR(again[i].got[j].logprob, r[i].got[j].logprob, 1e-4);
+        }
+        free(again[i].got);
+    }
+    decided = COUNT * output - engine->rows_asked_for;
+    CHECK(engine->rows_asked_for > 0 && decided > output);
+    engine_close(engine);
+    free_requests(r, COUNT);
+}
+
 /* A row's bits depend on its own inputs alone, here too: on Hopper up to 64 rows a pass (kernels/cuda/README.md). */
 DEVICE_TEST(device_batch_gives_what_each_gives_alone)
 {

@@ -2,6 +2,7 @@
 #include <float.h>
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "engine/sampler.h"
 #include "tests/harness/check.h"
@@ -362,4 +363,150 @@ TEST(very_small_and_very_large_temperatures_stay_finite)
     params.temperature = 100;
     for (uint64_t step = 0; step < 100; step++)
         CHECK_EQ_INT(next(&params, logits, 4, NULL, step), 2);
+}
+
+/* --- From a shortlist -------------------------------------------------------------------------------------------- */
+
+enum { LONG = 700 };
+
+static const float *listed;
+
+static int by_rank(const void *a, const void *b)
+{
+    int32_t left = *(const int32_t *)a, right = *(const int32_t *)b;
+
+    if (listed[left] != listed[right])
+        return listed[left] > listed[right] ? -1 : 1;
+    return left < right ? -1 : left > right;
+}
+
+static int by_id(const void *a, const void *b)
+{
+    return *(const int32_t *)a < *(const int32_t *)b ? -1 : *(const int32_t *)a > *(const int32_t *)b;
+}
+
+/* The `count` first ranks; `error` in [-1, 1]: where in the allowed band the total lies. */
+static void make_list(struct shortlist *list, const float *logits, int32_t count, double temperature, double error,
+                      int32_t *ids, float *values)
+{
+    double sum = 0, all = 0, largest;
+    static int32_t order[LONG];
+
+    for (int32_t i = 0; i < LONG; i++)
+        order[i] = i;
+    listed = logits;
+    qsort(order, LONG, sizeof *order, by_rank);
+    largest = (double)logits[order[0]];
+    for (int32_t i = 0; i < LONG; i++) {
+        sum += exp(((double)logits[i] - largest) / temperature);
+        all += exp((double)logits[i] - largest);
+    }
+    *list = (struct shortlist){ids,      values,          count, (float)(sum * (1 + error * 0.9 * SHORTLIST_ERROR)),
+                               order[0], (float)-log(all)};
+    memcpy(ids, order, (size_t)count * sizeof *ids);
+    qsort(ids, (size_t)count, sizeof *ids, by_id);
+    for (int32_t i = 0; i < count; i++)
+        values[i] = logits[ids[i]];
+}
+
+static struct sampler *make_sampler(const struct sampler_params *params)
+{
+    struct sampler *sampler = NULL;
+    struct error *none = NULL;
+
+    CHECK_OK(sampler_create(params, LONG, &sampler), none);
+    return sampler;
+}
+
+/* Rows flat and steep, of many ties and none, lists of one token up to all, every filter: what a list decides is what
+ * the row does, and most is decided. */
+TEST(a_shortlist_draws_the_tokens_of_the_whole_row_or_none)
+{
+    enum { ROWS = 3000, DRAWS = 10 };
+    static float logits[LONG], values[LONG];
+    static int32_t ids[LONG];
+    int decided_count = 0, filtered = 0, plain = 0;
+
+    for (int row = 0; row < ROWS; row++) {
+        struct sampler_params params = {.temperature = 0.05f + 2 * (float)check_random_unit(),
+                                        .top_p = 1,
+                                        .repetition_penalty = 1,
+                                        .seed = check_random()};
+        int32_t count = 1 + (int32_t)(check_random() % (row % 4 ? 100 : LONG));
+        double spread = check_random_unit() * 8, grain = row % 3 ? 1e-9 : 0.5;
+        struct sampler *whole, *part;
+        struct error *none = NULL;
+        struct shortlist list;
+
+        if (row % 5 < 3)
+            params.top_p = (float)(0.05 + 0.94 * check_random_unit());
+        if (row % 7 < 2)
+            params.min_p = (float)(0.2 * check_random_unit());
+        for (int i = 0; i < LONG; i++)
+            logits[i] = (float)(rint(spread * check_random_normal() / grain) * grain);
+        if (row % 11 == 0)
+            logits[check_random() % LONG] = -INFINITY;
+        make_list(&list, logits, count, (double)params.temperature, 2 * check_random_unit() - 1, ids, values);
+        whole = make_sampler(&params);
+        part = make_sampler(&params);
+        for (uint64_t step = 0; step < DRAWS; step++) {
+            struct sampled expected = {-1, 0}, got = {-7, 0};
+            bool decided;
+
+            CHECK_OK(sampler_next(whole, logits, NULL, step, &expected), none);
+            CHECK_OK(sampler_next_of(part, &list, step, &got, &decided), none);
+            CHECK_EQ_INT(got.token, decided ? expected.token : -7);
+            if (decided)
+                CHECK_NEAR(got.logprob, expected.logprob, 1e-5 * (1 + fabs((double)expected.logprob)));
+            CHECK(decided || count < LONG);
+            decided_count += decided;
+            filtered += decided && params.top_p < 1 && count < LONG / 2;
+            plain += decided && params.top_p == 1 && params.min_p == 0 && count < LONG / 2;
+        }
+        sampler_destroy(whole);
+        sampler_destroy(part);
+    }
+    CHECK(decided_count > ROWS * DRAWS / 3 && decided_count < ROWS * DRAWS);
+    CHECK(filtered > 100 && plain > 100);
+}
+
+/* Where the total's error leaves two tokens possible, none is drawn: top-p's cut at the border of two ranks. */
+TEST(a_shortlist_decides_nothing_on_a_border)
+{
+    struct sampler_params params = {.temperature = 1, .top_p = 0.5f, .repetition_penalty = 1, .seed = 5};
+    static float logits[LONG], values[LONG];
+    static int32_t ids[LONG];
+    struct sampler *sampler = make_sampler(&params);
+    struct error *none = NULL;
+    struct sampled got = {-7, 0};
+    struct shortlist list;
+    bool decided;
+
+    make_list(&list, logits, LONG / 2 + 20, 1, 0, ids, values); /* all equal: the half is reached at rank 350 exactly */
+    CHECK_OK(sampler_next_of(sampler, &list, 0, &got, &decided), none);
+    CHECK(!decided && got.token == -7);
+    sampler_destroy(sampler);
+    params.top_p = 0.501f; /* and between two ranks */
+    sampler = make_sampler(&params);
+    CHECK_OK(sampler_next_of(sampler, &list, 0, &got, &decided), none);
+    CHECK(decided && got.token >= 0 && got.token <= 350);
+    sampler_destroy(sampler);
+}
+
+TEST(a_shortlist_of_what_is_no_number_is_refused_or_left_to_the_row)
+{
+    struct sampler_params params = {.temperature = 1, .top_p = 0.5f, .repetition_penalty = 1, .seed = 5};
+    const int32_t ids[2] = {3, 9};
+    const float values[2] = {1, INFINITY};
+    struct sampler *sampler = make_sampler(&params);
+    struct error *none = NULL;
+    struct sampled got = {-7, 0};
+    struct shortlist list = {ids, values, 2, NAN, 9, 0};
+    bool decided;
+
+    CHECK_OK(sampler_next_of(sampler, &list, 0, &got, &decided), none);
+    CHECK(!decided && got.token == -7);
+    list.best = -1;
+    CHECK_STATUS(sampler_next_of(sampler, &list, 0, &got, &decided), STATUS_BAD_INPUT);
+    sampler_destroy(sampler);
 }
