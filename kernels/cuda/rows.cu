@@ -1,9 +1,9 @@
 /* rows.cu: the ops on rows of the residual stream: embedding, norms, add, SwiGLU, RoPE, Hadamard.
  *
  * All are bound by memory: each value is read once and written once. One block a row (norms), one warp a row (Hadamard
- * of 32 to 256), or one thread four elements or a pair; row strides are free, the last stride is 1. Forms that read four
- * elements at a time take rows that start on 16 bytes; plain ones take the others. cache.cu does some of this on the way
- * into the caches (rows.cuh); fusing a norm with quantisation is kernels/cuda/README.md, "What is next". */
+ * of 32 to 256), or one thread four elements or a pair; row strides are free, the last stride is 1. Forms that read
+ * four elements at a time take rows that start on 16 bytes; plain ones take the others. cache.cu does some of this on
+ * the way into the caches (rows.cuh); fusing a norm with quantisation is kernels/cuda/README.md, "What is next". */
 #include "kernels/cuda/impl.cuh"
 #include "kernels/cuda/rows.cuh"
 
