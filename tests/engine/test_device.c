@@ -489,7 +489,7 @@ TEST(memory_streams_as_few_layers_as_will_do_and_spreads_them)
 /* The same tokens with every layer resident, with some streamed, and with all. Passes of at most 64 rows. */
 DEVICE_TEST(device_streamed_layers_change_no_bit)
 {
-    enum { SWEEP = 40 };
+    enum { SWEEP = 40, KV_TOKENS = 4096 }; /* all requests at once: twelve of three pages */
     struct random_model m = small_model(RANDOM_FP8);
     struct engine_memory memory = {0};
     struct request r[MOST_REQUESTS];
@@ -501,8 +501,8 @@ DEVICE_TEST(device_streamed_layers_change_no_bit)
     m.window = 256;
     write_model(&m);
     make_requests(r, count, is_hardware(device) ? 150 : 20, is_hardware(device) ? 6 : 2, m.vocab);
-    engine = open_engine_with((struct engine_options){.backend = device, .prefill_chunk = 8, .planned = remember_plan,
-                                                      .progress_context = &memory});
+    engine = open_engine_with((struct engine_options){.backend = device, .prefill_chunk = 8, .kv_tokens = KV_TOKENS,
+                                                      .planned = remember_plan, .progress_context = &memory});
     CHECK_EQ_INT(memory.streamed_layers, 0);
     CHECK_EQ_INT(memory.resident_layers, m.layers);
     CHECK_EQ_INT(memory.layer_bytes, memory.resident_bytes);
@@ -528,6 +528,7 @@ DEVICE_TEST(device_streamed_layers_change_no_bit)
                                                       .plugin_dir = getenv("DSA_PLUGIN_DIR"),
                                                       .prefill_chunk = 8,
                                                       .sweep_tokens = SWEEP,
+                                                      .kv_tokens = KV_TOKENS,
                                                       .device_bytes = (fixed + room) * 128 / 127 + 128,
                                                       .planned = remember_plan,
                                                       .progress_context = &memory},
