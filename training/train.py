@@ -51,8 +51,12 @@ class Helpers:
             if self.alive(name):  # training died and was started again; its helpers lived on
                 continue
             command = [sys.executable, os.path.join(here, name + ".py"), *options, "--data", args.data]
+            environment = dict(os.environ)
+            if name == "teacher" and args.teacher_gpu is not None:
+                environment["CUDA_VISIBLE_DEVICES"] = args.teacher_gpu
             with open(os.path.join(args.out, name + ".txt"), "ab") as output:
-                self.running.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output))
+                self.running.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                                                     env=environment))
             with open(os.path.join(self.more, name + ".pid"), "w", encoding="utf-8") as file:
                 file.write("%d" % self.running[-1].pid)
         atexit.register(self.end)
@@ -351,6 +355,7 @@ def main():
     parser.add_argument("--taught", type=float, default=0.6, help="share of the teacher in the loss of a pack's marks")
     parser.add_argument("--no-helpers", dest="helpers", action="store_false", help="neither more questions nor a teacher")
     parser.add_argument("--teacher", default="", help="options of teacher.py run")
+    parser.add_argument("--teacher-gpu", help="the teacher's GPU, by its number on the machine (default: training's)")
     parser.add_argument("--grow", default="", help="options of grow.py")
     parser.add_argument("--lr", type=float, default=2.5e-3)
     parser.add_argument("--ramp", type=int, default=100, help="steps until the full learning rate, in each phase")
