@@ -3,8 +3,8 @@
  *   grid T, 1024 threads. Three rounds over the row (topk.cuh) with a histogram in shared memory, 16 KB; then every
  *   warp takes a stretch of the row, counts what is above and equal, and after a sum over the warps writes it in order.
  *   Reads 5 x 4 S bytes a row, from L2 where the scores were just written; writes 4 k.
- * On Hopper rows of up to about a million keys are read once instead (topk_sampled.cu); elsewhere few rows that are
- * long go over many blocks (topk_split.cu). */
+ * Few long rows go over many blocks instead (topk_split.cu); on Hopper other rows of up to about a million keys are
+ * read once (topk_sampled.cu). */
 #include "kernels/cuda/topk.cuh"
 
 enum { THREADS = 1024 };
@@ -29,12 +29,16 @@ enum status cuda_topk(struct ops *ops, const struct tensor *score, const struct 
     struct topk_call call = {(const float *)score->data,     score->strides[0],         score->dims[1],
                              (const int32_t *)visible->data, (int32_t *)selected->data, selected->strides[0],
                              (int)selected->dims[1]};
+    const struct cuda_backend *backend = backend_of(ops);
+    bool split;
 
     if (T == 0 || call.k == 0)
         return STATUS_OK;
-    if (backend_of(ops)->wgmma && topk_is_sampled(call.S, call.k, (int64_t)backend_of(ops)->smem_per_block - 2048))
+    split = backend->mma && topk_is_split(T, call.S, backend->sm_count);
+    if (backend->wgmma && !(split && topk_is_split_first(T, call.S)) &&
+        topk_is_sampled(call.S, call.k, (int64_t)backend->smem_per_block - 2048))
         return cuda_topk_sampled(ops, &call, T);
-    if (backend_of(ops)->mma && topk_is_split(T, call.S, backend_of(ops)->sm_count))
+    if (split)
         return cuda_topk_split(ops, &call, T);
     LAUNCH((topk_kernel), (unsigned)T, THREADS, 0, backend_of(ops)->stream, call);
     CUDA_LAUNCHED(ops);

@@ -65,6 +65,8 @@ TEST(topk_slices_are_worth_a_block_and_fill_the_device)
     CHECK(topk_is_split(132, 8192, 132));
     CHECK(!topk_is_split(133, 131072, 132));
     CHECK(!topk_is_split(1, 8191, 132));
+    CHECK(topk_is_split_first(1, 131072) && topk_is_split_first(16, 65536));
+    CHECK(!topk_is_split_first(17, 131072) && !topk_is_split_first(1, 65535));
     for (int64_t T = 1; T <= 132; T++)
         for (int64_t S = TOPK_SPLIT_LEAST; S <= 1 << 20; S *= 2) {
             int slices = topk_slices(T, S, 132);
