@@ -45,8 +45,8 @@ enum status cuda_attention_stagger(struct ops *ops, const struct attention_view 
 #ifndef ATTENTION_PERSISTENT
 #define ATTENTION_PERSISTENT 1
 #endif
-#ifndef ATTENTION_PREFETCH
-#define ATTENTION_PREFETCH 1 /* the next pair's records into L2 */
+#ifndef ATTENTION_FP8
+#define ATTENTION_FP8 1 /* 0: FP8 records by the form in step */
 #endif
 
 #endif

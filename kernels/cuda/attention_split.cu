@@ -129,7 +129,8 @@ static enum status widen(struct ops *ops, struct attention_view *v, int64_t sequ
 
 static enum status attend(struct ops *ops, const struct attention_view *v, int64_t T)
 {
-    return ATTENTION_STAGGER ? cuda_attention_stagger(ops, v, T) : cuda_attention_wgmma(ops, v, T);
+    return ATTENTION_STAGGER && (ATTENTION_FP8 || v->wide) ? cuda_attention_stagger(ops, v, T)
+                                                           : cuda_attention_wgmma(ops, v, T);
 }
 
 enum status cuda_attention_hopper(struct ops *ops, struct attention_view v, int64_t T, int64_t sequences,

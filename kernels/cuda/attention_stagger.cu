@@ -21,17 +21,16 @@
  * columns 0-3, right 4-7; the rotary column goes with the half that the reader of its P frees. The maximum starts at
  * -1e30. P is rounded to BF16 for the sum; the normaliser adds what was not rounded.
  *
- * Loading: a lane finds the record of one of its warp's 32 rows of a pair, a pair ahead, and asks for it in L2; a
- * column goes in eight lanes by 16 bytes a lane. Records come as BF16 by cp.async from a widened copy of the cache
- * (prefill: attention_split.cu makes it once a call), or as FP8 by cp.async too, into the very place that they will
- * fill: 16 codes where the first or second eight of them will stand, so that the thread that widens them is the only
- * one to touch the place. A half is widened while the next is on its way.
+ * Loading: a lane finds the record of one of its warp's 32 rows of a pair, a pair ahead; a column goes in eight lanes
+ * by 16 bytes a lane. Records come as BF16 by cp.async from a widened copy of the cache (prefill: attention_split.cu
+ * makes it once a call), or as FP8 through registers: each row of a half is widened once its place is free, and its
+ * registers take the next half's row at once.
  *
  * Cycles a pair on one SM: 4,352 of wgmma; shared memory is busy for 2,304 with QKT, 1,152 with PV, 1,152 with filling.
  */
 #include "kernels/cuda/attention.cuh"
 #include "kernels/cuda/mma.cuh"
-#include "kernels/cuda/sm90/bulk.cuh"
+#include "kernels/cuda/sm90/barrier.cuh"
 #include "kernels/cuda/sm90/wgmma.cuh"
 
 enum {
@@ -49,8 +48,10 @@ enum {
     THREADS = 384,
     GROUP = 128,
     PAIR = 2 * RECORDS,
-    LOADER_REGISTERS = 72,
-    WORKER_REGISTERS = 216
+    WIDE_LOADER_REGISTERS = 72,
+    WIDE_WORKER_REGISTERS = 216,
+    LOADER_REGISTERS = 96, /* FP8 records go through them */
+    WORKER_REGISTERS = 208
 };
 enum barrier_id { BARRIER_M0 = 1, BARRIER_M1, BARRIER_P0, BARRIER_P1, BARRIER_WORKERS };
 enum side { LEFT, RIGHT };
@@ -180,8 +181,8 @@ static __device__ __forceinline__ uint4 widen_other(uint2 codes, float scale)
 /* The loading warpgroup's warp w has rows 4 w + g + 16 i of both tiles, g and i below 4: lane 8 g + 4 tile + i finds
  * the record, lanes 8 g ... 8 g + 7 copy it. */
 struct loader {
-    const uint8_t *base;        /* records of `bytes` each, by number */
-    int bytes, lane, warp, row; /* row: of the lane's own record in its tile */
+    const uint8_t *base;
+    int lane, warp, row; /* row: of the lane's own record in its tile */
 };
 
 /* Of a pair: the entry for this lane's record, then its position or -1, then the record's number. */
@@ -204,22 +205,15 @@ static __device__ __forceinline__ int own_record(const struct attention_view &v,
                 : pages[position / CACHE_PAGE_TOKENS] * CACHE_PAGE_TOKENS + position % CACHE_PAGE_TOKENS;
 }
 
-static __device__ __forceinline__ void ask_for(const struct loader &loader, int record)
-{
-    if (ATTENTION_PREFETCH && record >= 0)
-        bulk_prefetch(loader.base + (int64_t)record * loader.bytes, (unsigned)loader.bytes);
-}
-
 /* Whether the rotary column goes with this half: right of the even tile, left of the odd one. */
 static __device__ __forceinline__ bool with_rotary(int tile, enum side half)
 {
     return (tile == 0) == (half == RIGHT);
 }
 
-/* Copies of one half begin. FP8: lane l brings codes 16 l ... and 128 + 16 l ... of the half's 256. */
-template <bool Wide>
+/* Copies of one half begin: of BF16 records. */
 static __device__ __forceinline__ void begin_half(struct shared_map *shared, const struct loader &loader, int records,
-                                                  int tile, enum side half, float (&scales)[4][2])
+                                                  int tile, enum side half)
 {
     int lane = loader.lane % 8, first = half == LEFT ? 0 : 4;
 
@@ -227,72 +221,84 @@ static __device__ __forceinline__ void begin_half(struct shared_map *shared, con
     for (int i = 0; i < 4; i++) {
         int number = __shfl_sync(0xFFFFFFFFu, records, (loader.lane & 24) | (4 * tile + i));
         int row = 4 * loader.warp + loader.lane / 8 + 16 * i;
-        const uint8_t *record = loader.base + (int64_t)(number < 0 ? 0 : number) * loader.bytes;
+        const uint8_t *record = loader.base + (int64_t)(number < 0 ? 0 : number) * (2 * D);
 
-        if (Wide) {
 #pragma unroll
-            for (int c = 0; c < 4; c++)
-                cp_async_16(shared->k[tile][first + c] + swizzled_128(row, lane),
-                            record + (first + c) * 128 + 16 * lane, number >= 0);
-            if (with_rotary(tile, half))
-                cp_async_16(shared->k[tile][ROTARY] + swizzled_128(row, lane), record + ROTARY * 128 + 16 * lane,
-                            number >= 0);
-        } else {
-#pragma unroll
-            for (int c = 0; c < 2; c++)
-                cp_async_16(shared->k[tile][first + 2 * c + lane / 4] + swizzled_128(row, 2 * (lane % 4) + lane / 4),
-                            record + first * 64 + 128 * c + 16 * lane, number >= 0);
-            if (with_rotary(tile, half))
-                cp_async_16(shared->k[tile][ROTARY] + swizzled_128(row, lane), record + ROPE_AT + 16 * lane,
-                            number >= 0);
-            scales[i][0] = number < 0 ? 0.0f : ((const float *)(record + SCALES_AT))[first / 2];
-            scales[i][1] = number < 0 ? 0.0f : ((const float *)(record + SCALES_AT))[first / 2 + 1];
-        }
+        for (int c = 0; c < 4; c++)
+            cp_async_16(shared->k[tile][first + c] + swizzled_128(row, lane), record + (first + c) * 128 + 16 * lane,
+                        number >= 0);
+        if (with_rotary(tile, half))
+            cp_async_16(shared->k[tile][ROTARY] + swizzled_128(row, lane), record + ROTARY * 128 + 16 * lane,
+                        number >= 0);
     }
-    if (Wide)
-        cp_async_arrive(&shared->full[tile][half]);
-    else
-        cp_async_commit();
+    cp_async_arrive(&shared->full[tile][half]);
 }
 
-/* The codes of one half, which have landed, become BF16. Lanes of the two columns work on 8 codes in opposite order, so
- * that eight lanes meet all banks. */
-static __device__ __forceinline__ void widen_half(struct shared_map *shared, const struct loader &loader, int tile,
-                                                  enum side half, const float (&scales)[4][2])
+/* FP8 records go through registers: what a lane holds of one half of four records. */
+struct held {
+    uint4 codes[4][2], rotary[4];
+    float scales[4][2];
+};
+
+/* Loads of row i of a half begin: lane l takes codes 16 l ... and 128 + 16 l ... of its 256. */
+static __device__ __forceinline__ void fetch_row(struct held &held, const struct loader &loader, int records, int i,
+                                                 int tile, enum side half)
+{
+    int lane = loader.lane % 8, first = half == LEFT ? 0 : 4;
+    int number = __shfl_sync(0xFFFFFFFFu, records, (loader.lane & 24) | (4 * tile + i));
+    const uint8_t *record = loader.base + (int64_t)number * RECORD_BYTES;
+
+    if (number >= 0) {
+        held.codes[i][0] = *(const uint4 *)(record + first * 64 + 16 * lane);
+        held.codes[i][1] = *(const uint4 *)(record + first * 64 + 128 + 16 * lane);
+        if (with_rotary(tile, half))
+            held.rotary[i] = *(const uint4 *)(record + ROPE_AT + 16 * lane);
+        held.scales[i][0] = ((const float *)(record + SCALES_AT))[first / 2];
+        held.scales[i][1] = ((const float *)(record + SCALES_AT))[first / 2 + 1];
+    } else {
+        held.codes[i][0] = held.codes[i][1] = {};
+        if (with_rotary(tile, half))
+            held.rotary[i] = {};
+        held.scales[i][0] = held.scales[i][1] = 0.0f;
+    }
+}
+
+/* One half becomes BF16 in its place once that is free, while loads of the next half begin. Lanes of the two columns
+ * store their two eights in opposite order, so that eight lanes meet all banks. */
+static __device__ __forceinline__ void fill_half(struct shared_map *shared, struct held &held,
+                                                 const struct loader &loader, int tile, enum side half, int next,
+                                                 int next_tile, enum side next_half)
 {
     int lane = loader.lane % 8, first = half == LEFT ? 0 : 4, odd = lane / 4;
-    bool plain = true;
 
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-        plain = plain && scale_is_plain(scales[i][0]) && scale_is_plain(scales[i][1]);
 #pragma unroll
     for (int i = 0; i < 4; i++) {
         int row = 4 * loader.warp + loader.lane / 8 + 16 * i;
+        bool plain = scale_is_plain(held.scales[i][0]) && scale_is_plain(held.scales[i][1]);
 
 #pragma unroll
         for (int c = 0; c < 2; c++) {
             uint8_t *column = shared->k[tile][first + 2 * c + odd];
-            uint8_t *here = column + swizzled_128(row, 2 * (lane % 4) + odd),
-                    *there = column + swizzled_128(row, 2 * (lane % 4) + 1 - odd);
-            uint4 codes = *(const uint4 *)here;
+            uint4 codes = held.codes[i][c];
             uint2 mine = {odd ? codes.z : codes.x, odd ? codes.w : codes.y},
                   other = {odd ? codes.x : codes.z, odd ? codes.y : codes.w};
-
             uint4 wide, other_wide; /* not stored by the functions themselves: the emulator would not see it */
 
             if (plain) {
-                uint32_t factor = plain_factor(scales[i][c]);
+                uint32_t factor = plain_factor(held.scales[i][c]);
 
                 wide = widen_plain(mine, factor);
                 other_wide = widen_plain(other, factor);
             } else {
-                wide = widen_other(mine, scales[i][c]);
-                other_wide = widen_other(other, scales[i][c]);
+                wide = widen_other(mine, held.scales[i][c]);
+                other_wide = widen_other(other, held.scales[i][c]);
             }
-            *(uint4 *)here = wide;
-            *(uint4 *)there = other_wide;
+            *(uint4 *)(column + swizzled_128(row, 2 * (lane % 4) + odd)) = wide;
+            *(uint4 *)(column + swizzled_128(row, 2 * (lane % 4) + 1 - odd)) = other_wide;
         }
+        if (with_rotary(tile, half))
+            *(uint4 *)(shared->k[tile][ROTARY] + swizzled_128(row, lane)) = held.rotary[i];
+        fetch_row(held, loader, next, i, next_tile, next_half);
     }
     fence_proxy_async();
     mbarrier_arrive(&shared->full[tile][half]);
@@ -308,43 +314,44 @@ static __device__ __forceinline__ void load_item(const struct attention_view &v,
     int tile_of_lane = loader.lane / 4 % 2;
     int position = own_position(v, item, chosen, loader, 0);
     int records = own_record<Wide>(v, pages, sequence, position);
-    float first[4][2], second[4][2];
+    struct held held;
 
     position = own_position(v, item, chosen, loader, 1);
+    if (!Wide)
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            fetch_row(held, loader, records, i, 0, LEFT);
     for (int pair = 0; pair < item.pairs; pair++) {
         unsigned parity = (pairs_before++ & 1) ^ 1, valid;
         int next = own_record<Wide>(v, pages, sequence, position);
 
         position = own_position(v, item, chosen, loader, pair + 2);
         mbarrier_wait(&shared->empty[0][LEFT], parity);
-        begin_half<Wide>(shared, loader, records, 0, LEFT, first);
+        if (Wide)
+            begin_half(shared, loader, records, 0, LEFT);
+        else
+            fill_half(shared, held, loader, 0, LEFT, records, 1, RIGHT);
         mbarrier_wait(&shared->empty[1][RIGHT], parity);
-        begin_half<Wide>(shared, loader, records, 1, RIGHT, second);
         /* Both warpgroups have now given back a half of the pair before, and had read its flags by then. */
         valid = __ballot_sync(0xFFFFFFFFu, records >= 0);
         shared->valid[tile_of_lane][loader.row] = records >= 0;
         if (loader.lane < 2)
             shared->complete[loader.lane][loader.warp] = (valid | ~(0x0F0F0F0Fu << 4 * loader.lane)) == 0xFFFFFFFFu;
         mbarrier_arrive(&shared->known);
-        if (!Wide) {
-            cp_async_wait<1>();
-            widen_half(shared, loader, 0, LEFT, first);
-        }
-        ask_for(loader, next);
+        if (Wide)
+            begin_half(shared, loader, records, 1, RIGHT);
+        else
+            fill_half(shared, held, loader, 1, RIGHT, records, 0, RIGHT);
         mbarrier_wait(&shared->empty[0][RIGHT], parity);
-        begin_half<Wide>(shared, loader, records, 0, RIGHT, first);
-        if (!Wide) {
-            cp_async_wait<1>();
-            widen_half(shared, loader, 1, RIGHT, second);
-        }
+        if (Wide)
+            begin_half(shared, loader, records, 0, RIGHT);
+        else
+            fill_half(shared, held, loader, 0, RIGHT, records, 1, LEFT);
         mbarrier_wait(&shared->empty[1][LEFT], parity);
-        begin_half<Wide>(shared, loader, records, 1, LEFT, second);
-        if (!Wide) {
-            cp_async_wait<1>();
-            widen_half(shared, loader, 0, RIGHT, first);
-            cp_async_wait<0>();
-            widen_half(shared, loader, 1, LEFT, second);
-        }
+        if (Wide)
+            begin_half(shared, loader, records, 1, LEFT);
+        else
+            fill_half(shared, held, loader, 1, LEFT, next, 0, LEFT);
         records = next;
     }
 }
@@ -717,9 +724,8 @@ static __global__ void __launch_bounds__(THREADS, 1) attention_stagger_kernel(st
     if (threadIdx.x >= 2 * GROUP) {
         struct loader loader;
 
-        registers_lower<LOADER_REGISTERS>();
+        registers_lower<Wide ? WIDE_LOADER_REGISTERS : LOADER_REGISTERS>();
         loader.base = Wide ? (const uint8_t *)v.wide : v.pool;
-        loader.bytes = Wide ? 2 * D : (int)RECORD_BYTES;
         loader.lane = threadIdx.x % WARP;
         loader.warp = threadIdx.x % GROUP / WARP;
         loader.row = 4 * loader.warp + loader.lane / 8 + 16 * (loader.lane % 4);
@@ -729,7 +735,7 @@ static __global__ void __launch_bounds__(THREADS, 1) attention_stagger_kernel(st
         int lane = threadIdx.x % WARP, row = threadIdx.x % GROUP / WARP * 16 + lane / 4;
         float scale = v.scale * 1.44269504088896341f;
 
-        registers_raise<WORKER_REGISTERS>();
+        registers_raise<Wide ? WIDE_WORKER_REGISTERS : WORKER_REGISTERS>();
         for (unsigned at = blockIdx.x; at < items; at += gridDim.x) {
             struct item item = item_at(v, at);
             struct row_state state = {{NO_MAXIMUM, NO_MAXIMUM}, {0.0f, 0.0f}};

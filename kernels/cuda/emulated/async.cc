@@ -291,12 +291,6 @@ static void check_bulk(const void *shared, const void *global, unsigned bytes, c
     emulated_trap("a bulk copy of %u bytes: size and addresses are multiples of 16", bytes);
 }
 
-void emulated_bulk_prefetch(const void *global, unsigned bytes)
-{
-    check_bulk(NULL, global, bytes, HERE);
-    memory_access(current(), global, bytes, ACCESS_READ, HERE);
-}
-
 void emulated_bulk_load(void *shared, const void *global, unsigned bytes, uint64_t *bar)
 {
     fiber *me = current();

@@ -38,7 +38,6 @@ bool emulated_mbarrier_try_wait(uint64_t *bar, unsigned parity, EMULATED_SITE);
 void emulated_mbarrier_wait(uint64_t *bar, unsigned parity, EMULATED_SITE);
 
 void emulated_bulk_load(void *shared, const void *global, unsigned bytes, uint64_t *bar);
-void emulated_bulk_prefetch(const void *global, unsigned bytes); /* checks the addresses */
 void emulated_bulk_store(void *global, const void *shared, unsigned bytes);
 void emulated_bulk_commit(EMULATED_SITE);
 void emulated_bulk_wait(int newest, bool read_only, EMULATED_SITE);

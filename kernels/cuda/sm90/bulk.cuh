@@ -21,12 +21,6 @@ static __device__ __forceinline__ void bulk_load(void *shared, const void *globa
                  : "memory");
 }
 
-/* Asks for bytes in L2, and waits for nothing. */
-static __device__ __forceinline__ void bulk_prefetch(const void *global, unsigned bytes)
-{
-    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(__cvta_generic_to_global(global)), "r"(bytes));
-}
-
 static __device__ __forceinline__ void bulk_store(void *global, const void *shared, unsigned bytes)
 {
     asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(__cvta_generic_to_global(global)),
@@ -56,9 +50,6 @@ template <int Newest> static __device__ __forceinline__ void bulk_store_wait(voi
 static __device__ __forceinline__ void bulk_load(void *, const void *, unsigned, uint64_t *)
 {
 }
-static __device__ __forceinline__ void bulk_prefetch(const void *, unsigned)
-{
-}
 static __device__ __forceinline__ void bulk_store(void *, const void *, unsigned)
 {
 }
@@ -76,7 +67,6 @@ template <int Newest> static __device__ __forceinline__ void bulk_store_wait(voi
 #else /* emulated: emulated/async.cc */
 
 #define bulk_load(shared, global, bytes, bar) emulated_bulk_load((shared), (global), (bytes), (bar))
-#define bulk_prefetch(global, bytes)          emulated_bulk_prefetch((global), (bytes))
 #define bulk_store(global, shared, bytes)     emulated_bulk_store((global), (shared), (bytes))
 #define bulk_store_commit()                   emulated_bulk_commit()
 
