@@ -31,22 +31,12 @@ struct attention_view {
 /* The tensor-core form; STATUS_UNSUPPORTED, nothing launched, for widths and strides it has no path for. */
 enum status cuda_attention_mma(struct ops *ops, const struct attention_view *view, int64_t T);
 
-/* Decides about splitting and widening (attention_split.cu), then runs the kernel of attention_wgmma.cu.
+/* Decides about splitting and widening (attention_split.cu), then runs one of the two kernels below: records that were
+ * widened by attention_stagger.cu, FP8 ones by attention_wgmma.cu.
  * STATUS_UNSUPPORTED, nothing launched, for what has no such form. `positions`: the most a row sees. */
 enum status cuda_attention_hopper(struct ops *ops, struct attention_view view, int64_t T, int64_t sequences,
                                   int64_t positions);
 enum status cuda_attention_wgmma(struct ops *ops, const struct attention_view *view, int64_t T);
 enum status cuda_attention_stagger(struct ops *ops, const struct attention_view *view, int64_t T);
-
-/* Which of the two forms runs, and how; to be compared on hardware. */
-#ifndef ATTENTION_STAGGER
-#define ATTENTION_STAGGER 1
-#endif
-#ifndef ATTENTION_PERSISTENT
-#define ATTENTION_PERSISTENT 1
-#endif
-#ifndef ATTENTION_FP8
-#define ATTENTION_FP8 1 /* 0: FP8 records by the form in step */
-#endif
 
 #endif

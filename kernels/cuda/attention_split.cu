@@ -127,12 +127,6 @@ static enum status widen(struct ops *ops, struct attention_view *v, int64_t sequ
     return STATUS_OK;
 }
 
-static enum status attend(struct ops *ops, const struct attention_view *v, int64_t T)
-{
-    return ATTENTION_STAGGER && (ATTENTION_FP8 || v->wide) ? cuda_attention_stagger(ops, v, T)
-                                                           : cuda_attention_wgmma(ops, v, T);
-}
-
 enum status cuda_attention_hopper(struct ops *ops, struct attention_view v, int64_t T, int64_t sequences,
                                   int64_t positions)
 {
@@ -146,7 +140,9 @@ enum status cuda_attention_hopper(struct ops *ops, struct attention_view v, int6
     if (!attention_is_split(T, v.head_tiles)) {
         status =
             attention_is_widened(T, most, sequences * positions) ? widen(ops, &v, sequences, positions) : STATUS_OK;
-        return status ? status : attend(ops, &v, T);
+        if (status)
+            return status;
+        return v.wide ? cuda_attention_stagger(ops, &v, T) : cuda_attention_wgmma(ops, &v, T);
     }
     /* No row has more parts than this; blocks past a row's own end at once. */
     v.parts = attention_parts_bound(most);
@@ -160,7 +156,7 @@ enum status cuda_attention_hopper(struct ops *ops, struct attention_view v, int6
         v.part_out = (float *)memory;
         v.part_lse = v.part_out + rows * LATENT;
     }
-    status = attend(ops, &v, T);
+    status = cuda_attention_wgmma(ops, &v, T);
     if (!status && v.parts > 1) {
         LAUNCH((combine_kernel), (unsigned)(T * v.H), COMBINE_THREADS, 0, backend_of(ops)->stream, v);
         CUDA_LAUNCHED(ops);

@@ -1,9 +1,10 @@
-/* attention_stagger.cu: absorbed attention over FP8 records on Hopper's warpgroup products, widths 512 + 64.
+/* attention_stagger.cu: absorbed attention over records widened to BF16 (prefill), on Hopper's warpgroup products,
+ * widths 512 + 64. attention_split.cu widens them once a call; records that are not go to attention_wgmma.cu.
  *
- *   grid   rows x parts of the keys x (H / 64), folded into x, or as many blocks as there are SMs, each taking
- *          one after another (ATTENTION_PERSISTENT); 384 threads: two warpgroups that multiply, one that loads
- *   tile   64 records as BF16 in nine columns of 64 dims (64 x 128 bytes, 128-byte swizzle, 8 KB): read K-major
- *          for the logits, N-major for the sum. An even and an odd tile are in shared memory; warpgroup w takes
+ *   grid   as many blocks as there are SMs, each taking one (row, 64 of its heads) after another; 384 threads: two
+ *          warpgroups that multiply, one that loads
+ *   tile   64 records in nine columns of 64 dims (64 x 128 bytes, 128-byte swizzle, 8 KB): read K-major for the
+ *          logits, N-major for the sum. An even and an odd tile are in shared memory; warpgroup w takes
  *          S_w = Q K_wT (64 heads x 64 records), and dims 256 w ... of the output for both tiles
  *   smem   Q 73,728 + K 2 x 73,728 + maxima, sums, flags, barriers: 223 KB. P_w lies in the rotary column of
  *          K_w, which nobody needs once S_w is there
@@ -19,12 +20,11 @@
  *
  * This order, and that halves of a tile are handed over on their own, is FlashMLA's (csrc/sm90/prefill/sparse). Left is
  * columns 0-3, right 4-7; the rotary column goes with the half that the reader of its P frees. The maximum starts at
- * -1e30. P is rounded to BF16 for the sum; the normaliser adds what was not rounded.
+ * -1e30. P is rounded to BF16 for the sum; the normaliser adds what was not rounded. The arrows are bar.arrive on one
+ * side and bar.sync on the other, which order what was stored before the one for what is read after the other.
  *
- * Loading: a lane finds the record of one of its warp's 32 rows of a pair, a pair ahead; a column goes in eight lanes
- * by 16 bytes a lane. Records come as BF16 by cp.async from a widened copy of the cache (prefill: attention_split.cu
- * makes it once a call), or as FP8 through registers: each row of a half is widened once its place is free, and its
- * registers take the next half's row at once.
+ * Loading: a lane finds the record of one of its warp's 32 rows of a pair, two pairs ahead; a column goes in eight lanes
+ * by 16 bytes a lane, by cp.async.
  *
  * Cycles a pair on one SM: 4,352 of wgmma; shared memory is busy for 2,304 with QKT, 1,152 with PV, 1,152 with filling.
  */
@@ -42,16 +42,11 @@ enum {
     COLUMNS = D / 64,
     ROTARY = COLUMNS - 1,
     COLUMN_BYTES = RECORDS * 128,
-    SCALES_AT = LATENT,
-    ROPE_AT = LATENT + 4 * (LATENT / SCALE_GROUP),
-    RECORD_BYTES = ROPE_AT + 2 * ROPE,
     THREADS = 384,
     GROUP = 128,
     PAIR = 2 * RECORDS,
-    WIDE_LOADER_REGISTERS = 72,
-    WIDE_WORKER_REGISTERS = 216,
-    LOADER_REGISTERS = 96, /* FP8 records go through them */
-    WORKER_REGISTERS = 208
+    LOADER_REGISTERS = 72,
+    WORKER_REGISTERS = 216
 };
 enum barrier_id { BARRIER_M0 = 1, BARRIER_M1, BARRIER_P0, BARRIER_P1, BARRIER_WORKERS };
 enum side { LEFT, RIGHT };
@@ -66,29 +61,21 @@ struct shared_map {
     uint64_t full[2][2], empty[2][2], known; /* [tile][half]; known: the flags */
 };
 
-/* What a block does next: a row, 64 of its heads, a range of its keys. */
+/* What a block does next: a row, 64 of its heads. */
 struct item {
     int64_t t;
-    int part, h0, begin, end, visible, pairs;
-    bool whole; /* this block writes the result itself */
+    int h0, end, visible, pairs; /* end: its keys */
 };
 
 static __device__ __forceinline__ struct item item_at(const struct attention_view &v, unsigned at)
 {
     struct item item;
-    unsigned index = at / (unsigned)v.head_tiles;
-    int count, length;
 
-    item.t = index / (unsigned)v.parts;
-    item.part = (int)(index % (unsigned)v.parts);
+    item.t = at / (unsigned)v.head_tiles;
     item.h0 = (int)(at % (unsigned)v.head_tiles) * HEADS;
     item.visible = v.visible[item.t];
-    count = v.selected ? v.selected_count : item.visible;
-    length = v.parts > 1 ? attention_part_length(count) : count;
-    item.begin = item.part * length;
-    item.end = item.begin + length < count ? item.begin + length : count;
-    item.whole = count <= length;
-    item.pairs = item.part > 0 && item.begin >= count ? -1 : (item.end - item.begin + PAIR - 1) / PAIR; /* -1: none */
+    item.end = v.selected ? v.selected_count : item.visible;
+    item.pairs = (item.end + PAIR - 1) / PAIR;
     return item;
 }
 
@@ -114,95 +101,23 @@ static __device__ __forceinline__ uint32_t bf16_pair(float low, float high)
     return bits;
 }
 
-/* --- FP8 to BF16 ------------------------------------------------------------------------------------------------- */
-
-/* A code's exponent and mantissa at their places in BF16 are the value times 2^-120, subnormals included: one exact
- * product with a scale that is a power of two makes up for it. Codes of NaN become numbers; a token that has them has
- * NaN in its rotary part as well, which is not coded. */
-static __device__ __forceinline__ bool scale_is_plain(float scale)
-{
-    return (__float_as_uint(scale) & 0x807FFFFFu) == 0 && scale < 128.0f; /* times 2^120 it is below 2^127 */
-}
-
-static __device__ __forceinline__ uint32_t plain_factor(float scale)
-{
-    uint32_t bits = __float_as_uint(scale * 1.329227995784916e36f) >> 16; /* 2^120 */
-
-    return bits | bits << 16;
-}
-
-/* Two products of BF16 values, of which each is exact here. */
-static __device__ __forceinline__ uint32_t bf16_products(uint32_t a, uint32_t b)
-{
-#ifdef DSA_CUDA_EMULATED
-    return bf16_pair(__uint_as_float(a << 16) * __uint_as_float(b << 16),
-                     __uint_as_float(a & 0xFFFF0000u) * __uint_as_float(b & 0xFFFF0000u));
-#else
-    uint32_t product;
-
-    asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(product) : "r"(a), "r"(b));
-    return product;
-#endif
-}
-
-/* Two codes, in the upper bytes of each half of `spread`. */
-static __device__ __forceinline__ uint32_t widen_pair(uint32_t spread, uint32_t factor)
-{
-    return bf16_products((spread & 0x80008000u) | (spread >> 4 & 0x07F007F0u), factor);
-}
-
-static __device__ __forceinline__ uint4 widen_plain(uint2 codes, uint32_t factor)
-{
-    uint4 wide;
-
-    wide.x = widen_pair(byte_permute(codes.x, 0, 0x1404), factor);
-    wide.y = widen_pair(byte_permute(codes.x, 0, 0x3424), factor);
-    wide.z = widen_pair(byte_permute(codes.y, 0, 0x1404), factor);
-    wide.w = widen_pair(byte_permute(codes.y, 0, 0x3424), factor);
-    return wide;
-}
-
-/* Any scale. */
-static __device__ __forceinline__ uint4 widen_other(uint2 codes, float scale)
-{
-    float2 a = e4m3_pair_to_float((uint16_t)codes.x), b = e4m3_pair_to_float(codes.x >> 16),
-           c = e4m3_pair_to_float((uint16_t)codes.y), d = e4m3_pair_to_float(codes.y >> 16);
-    uint4 wide;
-
-    wide.x = bf16_pair(a.x * scale, a.y * scale);
-    wide.y = bf16_pair(b.x * scale, b.y * scale);
-    wide.z = bf16_pair(c.x * scale, c.y * scale);
-    wide.w = bf16_pair(d.x * scale, d.y * scale);
-    return wide;
-}
-
 /* --- Loading ----------------------------------------------------------------------------------------------------- */
 
 /* The loading warpgroup's warp w has rows 4 w + g + 16 i of both tiles, g and i below 4: lane 8 g + 4 tile + i finds
  * the record, lanes 8 g ... 8 g + 7 copy it. */
 struct loader {
-    const uint8_t *base;
+    const uint8_t *base; /* the sequence's records, widened */
     int lane, warp, row; /* row: of the lane's own record in its tile */
 };
 
-/* Of a pair: the entry for this lane's record, then its position or -1, then the record's number. */
-static __device__ __forceinline__ int own_position(const struct attention_view &v, const struct item &item,
-                                                   const int32_t *chosen, const struct loader &loader, int pair)
+/* The position of this lane's record of a pair; -1: none. */
+static __device__ __forceinline__ int own_record(const struct item &item, const int32_t *chosen,
+                                                 const struct loader &loader, int pair)
 {
-    int at = item.begin + pair * PAIR + loader.lane / 4 % 2 * RECORDS + loader.row;
+    int at = pair * PAIR + loader.lane / 4 % 2 * RECORDS + loader.row;
     int position = at >= item.end ? -1 : chosen ? chosen[at] : at;
 
     return position < item.visible ? position : -1;
-}
-
-template <bool Wide>
-static __device__ __forceinline__ int own_record(const struct attention_view &v, const int32_t *pages, int64_t sequence,
-                                                 int position)
-{
-    if (position < 0)
-        return -1;
-    return Wide ? (int)(sequence * v.wide_rows + position)
-                : pages[position / CACHE_PAGE_TOKENS] * CACHE_PAGE_TOKENS + position % CACHE_PAGE_TOKENS;
 }
 
 /* Whether the rotary column goes with this half: right of the even tile, left of the odd one. */
@@ -211,7 +126,7 @@ static __device__ __forceinline__ bool with_rotary(int tile, enum side half)
     return (tile == 0) == (half == RIGHT);
 }
 
-/* Copies of one half begin: of BF16 records. */
+/* Copies of one half begin. */
 static __device__ __forceinline__ void begin_half(struct shared_map *shared, const struct loader &loader, int records,
                                                   int tile, enum side half)
 {
@@ -234,103 +149,20 @@ static __device__ __forceinline__ void begin_half(struct shared_map *shared, con
     cp_async_arrive(&shared->full[tile][half]);
 }
 
-/* FP8 records go through registers: what a lane holds of one half of four records. */
-struct held {
-    uint4 codes[4][2], rotary[4];
-    float scales[4][2];
-};
-
-/* Loads of row i of a half begin: lane l takes codes 16 l ... and 128 + 16 l ... of its 256. */
-static __device__ __forceinline__ void fetch_row(struct held &held, const struct loader &loader, int records, int i,
-                                                 int tile, enum side half)
-{
-    int lane = loader.lane % 8, first = half == LEFT ? 0 : 4;
-    int number = __shfl_sync(0xFFFFFFFFu, records, (loader.lane & 24) | (4 * tile + i));
-    const uint8_t *record = loader.base + (int64_t)number * RECORD_BYTES;
-
-    if (number >= 0) {
-        held.codes[i][0] = *(const uint4 *)(record + first * 64 + 16 * lane);
-        held.codes[i][1] = *(const uint4 *)(record + first * 64 + 128 + 16 * lane);
-        if (with_rotary(tile, half))
-            held.rotary[i] = *(const uint4 *)(record + ROPE_AT + 16 * lane);
-        held.scales[i][0] = ((const float *)(record + SCALES_AT))[first / 2];
-        held.scales[i][1] = ((const float *)(record + SCALES_AT))[first / 2 + 1];
-    } else {
-        held.codes[i][0] = held.codes[i][1] = {};
-        if (with_rotary(tile, half))
-            held.rotary[i] = {};
-        held.scales[i][0] = held.scales[i][1] = 0.0f;
-    }
-}
-
-/* One half becomes BF16 in its place once that is free, while loads of the next half begin. Lanes of the two columns
- * store their two eights in opposite order, so that eight lanes meet all banks. */
-static __device__ __forceinline__ void fill_half(struct shared_map *shared, struct held &held,
-                                                 const struct loader &loader, int tile, enum side half, int next,
-                                                 int next_tile, enum side next_half)
-{
-    int lane = loader.lane % 8, first = half == LEFT ? 0 : 4, odd = lane / 4;
-
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        int row = 4 * loader.warp + loader.lane / 8 + 16 * i;
-        bool plain = scale_is_plain(held.scales[i][0]) && scale_is_plain(held.scales[i][1]);
-
-#pragma unroll
-        for (int c = 0; c < 2; c++) {
-            uint8_t *column = shared->k[tile][first + 2 * c + odd];
-            uint4 codes = held.codes[i][c];
-            uint2 mine = {odd ? codes.z : codes.x, odd ? codes.w : codes.y},
-                  other = {odd ? codes.x : codes.z, odd ? codes.y : codes.w};
-            uint4 wide, other_wide; /* not stored by the functions themselves: the emulator would not see it */
-
-            if (plain) {
-                uint32_t factor = plain_factor(held.scales[i][c]);
-
-                wide = widen_plain(mine, factor);
-                other_wide = widen_plain(other, factor);
-            } else {
-                wide = widen_other(mine, held.scales[i][c]);
-                other_wide = widen_other(other, held.scales[i][c]);
-            }
-            *(uint4 *)(column + swizzled_128(row, 2 * (lane % 4) + odd)) = wide;
-            *(uint4 *)(column + swizzled_128(row, 2 * (lane % 4) + 1 - odd)) = other_wide;
-        }
-        if (with_rotary(tile, half))
-            *(uint4 *)(shared->k[tile][ROTARY] + swizzled_128(row, lane)) = held.rotary[i];
-        fetch_row(held, loader, next, i, next_tile, next_half);
-    }
-    fence_proxy_async();
-    mbarrier_arrive(&shared->full[tile][half]);
-}
-
-template <bool Wide>
 static __device__ __forceinline__ void load_item(const struct attention_view &v, struct shared_map *shared,
                                                  const struct item &item, struct loader &loader, unsigned &pairs_before)
 {
     const int32_t *chosen = v.selected ? v.selected + item.t * v.selected_stride : NULL;
-    int64_t sequence = v.sequence[item.t];
-    const int32_t *pages = v.page_table + sequence * v.page_table_stride;
     int tile_of_lane = loader.lane / 4 % 2;
-    int position = own_position(v, item, chosen, loader, 0);
-    int records = own_record<Wide>(v, pages, sequence, position);
-    struct held held;
+    int records = own_record(item, chosen, loader, 0), next = own_record(item, chosen, loader, 1);
 
-    position = own_position(v, item, chosen, loader, 1);
-    if (!Wide)
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-            fetch_row(held, loader, records, i, 0, LEFT);
+    loader.base = (const uint8_t *)(v.wide + v.sequence[item.t] * v.wide_rows * D);
     for (int pair = 0; pair < item.pairs; pair++) {
         unsigned parity = (pairs_before++ & 1) ^ 1, valid;
-        int next = own_record<Wide>(v, pages, sequence, position);
+        int after = own_record(item, chosen, loader, pair + 2);
 
-        position = own_position(v, item, chosen, loader, pair + 2);
         mbarrier_wait(&shared->empty[0][LEFT], parity);
-        if (Wide)
-            begin_half(shared, loader, records, 0, LEFT);
-        else
-            fill_half(shared, held, loader, 0, LEFT, records, 1, RIGHT);
+        begin_half(shared, loader, records, 0, LEFT);
         mbarrier_wait(&shared->empty[1][RIGHT], parity);
         /* Both warpgroups have now given back a half of the pair before, and had read its flags by then. */
         valid = __ballot_sync(0xFFFFFFFFu, records >= 0);
@@ -338,21 +170,13 @@ static __device__ __forceinline__ void load_item(const struct attention_view &v,
         if (loader.lane < 2)
             shared->complete[loader.lane][loader.warp] = (valid | ~(0x0F0F0F0Fu << 4 * loader.lane)) == 0xFFFFFFFFu;
         mbarrier_arrive(&shared->known);
-        if (Wide)
-            begin_half(shared, loader, records, 1, RIGHT);
-        else
-            fill_half(shared, held, loader, 1, RIGHT, records, 0, RIGHT);
+        begin_half(shared, loader, records, 1, RIGHT);
         mbarrier_wait(&shared->empty[0][RIGHT], parity);
-        if (Wide)
-            begin_half(shared, loader, records, 0, RIGHT);
-        else
-            fill_half(shared, held, loader, 0, RIGHT, records, 1, LEFT);
+        begin_half(shared, loader, records, 0, RIGHT);
         mbarrier_wait(&shared->empty[1][LEFT], parity);
-        if (Wide)
-            begin_half(shared, loader, records, 1, LEFT);
-        else
-            fill_half(shared, held, loader, 1, LEFT, next, 0, LEFT);
+        begin_half(shared, loader, records, 1, LEFT);
         records = next;
+        next = after;
     }
 }
 
@@ -655,7 +479,7 @@ static __device__ __forceinline__ void multiply_odd(float scale, struct shared_m
     }
 }
 
-/* The sums of both warpgroups, then the result or the part's. */
+/* The sums of both warpgroups, then the result. */
 static __device__ __forceinline__ void store(const struct attention_view &v, struct shared_map *shared,
                                              const struct item &item, const float (&o)[128],
                                              const struct row_state &state, int row)
@@ -677,19 +501,13 @@ static __device__ __forceinline__ void store(const struct attention_view &v, str
         int head = item.h0 + row + 8 * i;
         float total = shared->sums[0][row + 8 * i] + shared->sums[1][row + 8 * i];
         float factor = total > 0.0f ? 1.0f / total : 0.0f;
-        float *out = item.whole ? v.out + item.t * v.out_row_stride + head * v.out_head_stride
-                                : v.part_out + ((item.t * v.parts + item.part) * v.H + head) * LATENT;
+        float *out = v.out + item.t * v.out_row_stride + head * v.out_head_stride;
 
         if (head >= v.H)
             continue;
-        if (w == 0 && lane % 4 == 0) {
-            float log2_sum = state.top[i] + log2f(total);
-
-            if (!item.whole)
-                v.part_lse[(item.t * v.parts + item.part) * v.H + head] = total > 0.0f ? log2_sum : -INFINITY;
-            else if (v.lse)
-                v.lse[item.t * v.lse_stride + head] = total > 0.0f ? log2_sum * 0.693147180559945309f : INFINITY;
-        }
+        if (v.lse && w == 0 && lane % 4 == 0)
+            v.lse[item.t * v.lse_stride + head] =
+                total > 0.0f ? (state.top[i] + log2f(total)) * 0.693147180559945309f : INFINITY;
         out += 256 * w + 2 * (lane % 4);
 #pragma unroll
         for (int j = 0; j < 32; j++) {
@@ -702,7 +520,6 @@ static __device__ __forceinline__ void store(const struct attention_view &v, str
 
 /* --- The kernel -------------------------------------------------------------------------------------------------- */
 
-template <bool Wide>
 static __global__ void __launch_bounds__(THREADS, 1) attention_stagger_kernel(struct attention_view v, unsigned items)
 {
     DYNAMIC_SHARED(uint8_t, memory);
@@ -724,25 +541,22 @@ static __global__ void __launch_bounds__(THREADS, 1) attention_stagger_kernel(st
     if (threadIdx.x >= 2 * GROUP) {
         struct loader loader;
 
-        registers_lower<Wide ? WIDE_LOADER_REGISTERS : LOADER_REGISTERS>();
-        loader.base = Wide ? (const uint8_t *)v.wide : v.pool;
+        registers_lower<LOADER_REGISTERS>();
         loader.lane = threadIdx.x % WARP;
         loader.warp = threadIdx.x % GROUP / WARP;
         loader.row = 4 * loader.warp + loader.lane / 8 + 16 * (loader.lane % 4);
         for (unsigned at = blockIdx.x; at < items; at += gridDim.x)
-            load_item<Wide>(v, shared, item_at(v, at), loader, before);
+            load_item(v, shared, item_at(v, at), loader, before);
     } else {
         int lane = threadIdx.x % WARP, row = threadIdx.x % GROUP / WARP * 16 + lane / 4;
         float scale = v.scale * 1.44269504088896341f;
 
-        registers_raise<Wide ? WIDE_WORKER_REGISTERS : WORKER_REGISTERS>();
+        registers_raise<WORKER_REGISTERS>();
         for (unsigned at = blockIdx.x; at < items; at += gridDim.x) {
             struct item item = item_at(v, at);
             struct row_state state = {{NO_MAXIMUM, NO_MAXIMUM}, {0.0f, 0.0f}};
             float o[128] = {};
 
-            if (item.pairs < 0)
-                continue;
             load_queries(v, shared, item); /* the sums' barrier of the item before: all its products are done */
             fence_proxy_async();
             named_barrier_sync(BARRIER_WORKERS, 2 * GROUP);
@@ -761,20 +575,11 @@ static __global__ void __launch_bounds__(THREADS, 1) attention_stagger_kernel(st
 enum status cuda_attention_stagger(struct ops *ops, const struct attention_view *v, int64_t T)
 {
     const int smem = (int)sizeof(struct shared_map) + 1024;
-    unsigned items = (unsigned)(T * v->parts * v->head_tiles); /* the caller has seen to it that they fit */
-    unsigned grid = items, sms = (unsigned)backend_of(ops)->sm_count;
+    unsigned items = (unsigned)(T * v->head_tiles); /* the caller has seen to it that they fit */
+    unsigned sms = (unsigned)backend_of(ops)->sm_count, grid = items < sms ? items : sms;
 
-    if (ATTENTION_PERSISTENT && v->wide && items > sms)
-        grid = sms;
-    if (v->wide) {
-        CUDA_TRY(ops, cudaFuncSetAttribute(attention_stagger_kernel<true>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                           smem));
-        LAUNCH((attention_stagger_kernel<true>), grid, THREADS, smem, backend_of(ops)->stream, *v, items);
-    } else {
-        CUDA_TRY(ops, cudaFuncSetAttribute(attention_stagger_kernel<false>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                           smem));
-        LAUNCH((attention_stagger_kernel<false>), grid, THREADS, smem, backend_of(ops)->stream, *v, items);
-    }
+    CUDA_TRY(ops, cudaFuncSetAttribute(attention_stagger_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, smem));
+    LAUNCH((attention_stagger_kernel), grid, THREADS, smem, backend_of(ops)->stream, *v, items);
     CUDA_LAUNCHED(ops);
     return STATUS_OK;
 }

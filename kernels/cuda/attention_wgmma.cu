@@ -1,18 +1,22 @@
-/* attention_wgmma.cu: absorbed attention over FP8 records on Hopper's warpgroup products, widths 512 + 64.
+/* attention_wgmma.cu: absorbed attention over FP8 records (decode) on Hopper's warpgroup products, widths 512 + 64.
+ * Records that were widened to BF16 beforehand go to attention_stagger.cu.
  *
  *   grid   rows x parts of the keys x (H / 64), folded into x; 384 threads: two warpgroups that multiply, one that
- * loads tile   64 records as BF16 in nine columns of 64 dims (64 x 128 bytes, 128-byte swizzle, 8 KB): read K-major for
- * the logits, N-major for the sum. Two tiles, even and odd, are in shared memory; warpgroup w takes S_w = Q K_wT (64
- * heads x 64 records), and dims 256 w … of the output for both tiles pair   both take their logits and row maxima;
- * exchange the maxima; P = 2^(S - m) as BF16, kept in registers and written to shared memory; O_w = O_w alpha + P_w V_w
- * (P from registers) + P_other V_other (from memory) smem   Q 73,728 + K 2 x 73,728 + maxima, sums, flags, barriers:
- * 222 KB. P_w lies in the rotary column of K_w, which nobody needs once S_w is there loads  a column goes in eight
- * lanes by 16 bytes a lane, 64 rows in four steps. Halves of a tile are handed over and given back on their own: left
- * is columns 0-3, right 4-7; the rotary column goes with the half that the other warpgroup frees, since P lies there.
- * Records come as BF16 by cp.async from a widened copy of the cache (prefill: attention_split.cu makes it once a call),
- * or as FP8 through registers (decode) The maximum is carried from pair to pair and starts at -1e30. P is rounded to
- * BF16 for the sum; the normaliser adds what was not rounded. Cycles a pair on one SM: 4,352 of wgmma; shared memory is
- * read at its limit by QKT. */
+ *          loads
+ *   tile   64 records as BF16 in nine columns of 64 dims (64 x 128 bytes, 128-byte swizzle, 8 KB): read K-major for
+ *          the logits, N-major for the sum. Two tiles, even and odd, are in shared memory; warpgroup w takes
+ *          S_w = Q K_wT (64 heads x 64 records), and dims 256 w ... of the output for both tiles
+ *   pair   both take their logits and row maxima; exchange the maxima; P = 2^(S - m) as BF16, kept in registers and
+ *          written to shared memory; O_w = O_w alpha + P_w V_w (P from registers) + P_other V_other (from memory)
+ *   smem   Q 73,728 + K 2 x 73,728 + maxima, sums, flags, barriers: 222 KB. P_w lies in the rotary column of K_w,
+ *          which nobody needs once S_w is there
+ *   loads  a column goes in eight lanes by 8 codes a lane, 64 rows in four steps, widened in registers. Halves of a
+ *          tile are handed over and given back on their own: left is columns 0-3, right 4-7; the rotary column goes
+ *          with the half that the other warpgroup frees, since P lies there
+ *
+ * The maximum is carried from pair to pair and starts at -1e30. P is rounded to BF16 for the sum; the normaliser adds
+ * what was not rounded. Cycles a pair on one SM: 4,352 of wgmma; widening by one warpgroup takes three times as long
+ * (bench/README.md). */
 #include "kernels/cuda/attention.cuh"
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/sm90/wgmma.cuh"
@@ -79,11 +83,10 @@ static __device__ __forceinline__ int position_of(const struct attention_view &v
     return position < visible ? position : -1;
 }
 
-/* Four columns from `first` and perhaps the rotary one, of this thread's four rows. `source` points at records in the
- * form that Wide says, NULL for none: zeros. `any` is an address that may be named where nothing is read. */
-template <bool Wide>
+/* Four columns from `first` and perhaps the rotary one, of this thread's four rows. `source` points at records, NULL
+ * for none: zeros. */
 static __device__ __forceinline__ void load_columns(uint8_t (*tile)[COLUMN_BYTES], const uint8_t *const (&source)[4],
-                                                    const uint8_t *any, int first, bool rotary)
+                                                    int first, bool rotary)
 {
     int lane = threadIdx.x % 8, group = threadIdx.x % GROUP / 8;
 
@@ -91,65 +94,49 @@ static __device__ __forceinline__ void load_columns(uint8_t (*tile)[COLUMN_BYTES
     for (int i = 0; i < 4; i++) {
         int place = swizzled_128(group + 16 * i, lane);
         const uint8_t *record = source[i];
+        uint2 codes[4] = {};
+        float scale[2] = {};
+        uint4 rope = {};
 
-        if (Wide) {
+        if (record) {
 #pragma unroll
             for (int c = 0; c < 4; c++)
-                cp_async_16(tile[first + c] + place, record ? record + (first + c) * 128 + 16 * lane : any,
-                            record != NULL);
+                codes[c] = *(const uint2 *)(record + (first + c) * 64 + 8 * lane);
+            scale[0] = ((const float *)(record + LATENT))[first / 2];
+            scale[1] = ((const float *)(record + LATENT))[first / 2 + 1];
             if (rotary)
-                cp_async_16(tile[ROTARY] + place, record ? record + ROTARY * 128 + 16 * lane : any, record != NULL);
-        } else {
-            uint2 codes[4] = {};
-            float scale[2] = {};
-            uint4 rope = {};
-
-            if (record) {
-#pragma unroll
-                for (int c = 0; c < 4; c++)
-                    codes[c] = *(const uint2 *)(record + (first + c) * 64 + 8 * lane);
-                scale[0] = ((const float *)(record + LATENT))[first / 2];
-                scale[1] = ((const float *)(record + LATENT))[first / 2 + 1];
-                if (rotary)
-                    rope = *(const uint4 *)(record + RECORD_BYTES - 2 * ROPE + 16 * lane);
-            }
-#pragma unroll
-            for (int c = 0; c < 4; c++) {
-                uint4 wide = {};
-                float s = scale[c / 2];
-                float2 a = e4m3_pair_to_float((uint16_t)codes[c].x), b = e4m3_pair_to_float(codes[c].x >> 16),
-                       d = e4m3_pair_to_float((uint16_t)codes[c].y), e = e4m3_pair_to_float(codes[c].y >> 16);
-
-                wide.x = bf16_pair(a.x * s, a.y * s);
-                wide.y = bf16_pair(b.x * s, b.y * s);
-                wide.z = bf16_pair(d.x * s, d.y * s);
-                wide.w = bf16_pair(e.x * s, e.y * s);
-                *(uint4 *)(tile[first + c] + place) = wide;
-            }
-            if (rotary)
-                *(uint4 *)(tile[ROTARY] + place) = rope;
+                rope = *(const uint4 *)(record + RECORD_BYTES - 2 * ROPE + 16 * lane);
         }
+#pragma unroll
+        for (int c = 0; c < 4; c++) {
+            uint4 wide = {};
+            float s = scale[c / 2];
+            float2 a = e4m3_pair_to_float((uint16_t)codes[c].x), b = e4m3_pair_to_float(codes[c].x >> 16),
+                   d = e4m3_pair_to_float((uint16_t)codes[c].y), e = e4m3_pair_to_float(codes[c].y >> 16);
+
+            wide.x = bf16_pair(a.x * s, a.y * s);
+            wide.y = bf16_pair(b.x * s, b.y * s);
+            wide.z = bf16_pair(d.x * s, d.y * s);
+            wide.w = bf16_pair(e.x * s, e.y * s);
+            *(uint4 *)(tile[first + c] + place) = wide;
+        }
+        if (rotary)
+            *(uint4 *)(tile[ROTARY] + place) = rope;
     }
 }
 
-template <bool Wide>
 static __device__ __forceinline__ void load_half(struct shared_map *shared, int tile, enum side half, unsigned parity,
-                                                 const uint8_t *const (&source)[4], const uint8_t *any)
+                                                 const uint8_t *const (&source)[4])
 {
     /* The rotary column: right of the even tile, left of the odd one. */
     bool rotary = (tile == 0) == (half == RIGHT);
 
     mbarrier_wait(&shared->empty[tile][half], parity);
-    load_columns<Wide>(shared->k[tile], source, any, half == LEFT ? 0 : 4, rotary);
-    if (Wide) {
-        cp_async_arrive(&shared->full[tile][half]);
-    } else {
-        fence_proxy_async();
-        mbarrier_arrive(&shared->full[tile][half]);
-    }
+    load_columns(shared->k[tile], source, half == LEFT ? 0 : 4, rotary);
+    fence_proxy_async();
+    mbarrier_arrive(&shared->full[tile][half]);
 }
 
-template <bool Wide>
 static __device__ __forceinline__ void load_all(const struct attention_view &v, struct shared_map *shared, int64_t t,
                                                 int begin, int end, int visible)
 {
@@ -168,9 +155,7 @@ static __device__ __forceinline__ void load_all(const struct attention_view &v, 
                 position_of(v, chosen, begin + pair * PAIR + i / 4 * RECORDS + group + 16 * (i % 4), end, visible);
 
             source[i / 4][i % 4] = NULL;
-            if (position >= 0 && Wide)
-                source[i / 4][i % 4] = (const uint8_t *)(v.wide + (sequence * v.wide_rows + position) * D);
-            else if (position >= 0)
+            if (position >= 0)
                 source[i / 4][i % 4] = v.pool + ((int64_t)pages[position / CACHE_PAGE_TOKENS] * CACHE_PAGE_TOKENS +
                                                  position % CACHE_PAGE_TOKENS) *
                                                     RECORD_BYTES;
@@ -184,10 +169,10 @@ static __device__ __forceinline__ void load_all(const struct attention_view &v, 
                 for (int i = 0; i < 4; i++)
                     shared->valid[tile][group + 16 * i] = source[tile][i] != NULL;
             mbarrier_arrive(&shared->known[tile]);
-            load_half<Wide>(shared, tile, tile == 0 ? LEFT : RIGHT, parity, source[tile], v.pool);
+            load_half(shared, tile, tile == 0 ? LEFT : RIGHT, parity, source[tile]);
         }
-        load_half<Wide>(shared, 0, RIGHT, parity, source[0], v.pool);
-        load_half<Wide>(shared, 1, LEFT, parity, source[1], v.pool);
+        load_half(shared, 0, RIGHT, parity, source[0]);
+        load_half(shared, 1, LEFT, parity, source[1]);
     }
 }
 
@@ -343,7 +328,6 @@ static __device__ __forceinline__ void multiply_all(const struct attention_view 
 /* --- The kernel
  * ------------------------------------------------------------------------------------------------------- */
 
-template <bool Wide>
 static __global__ void __launch_bounds__(THREADS, 1) attention_wgmma_kernel(struct attention_view v)
 {
     DYNAMIC_SHARED(uint8_t, memory);
@@ -370,7 +354,7 @@ static __global__ void __launch_bounds__(THREADS, 1) attention_wgmma_kernel(stru
     __syncthreads();
     if (threadIdx.x >= 2 * GROUP) {
         registers_lower<LOADER_REGISTERS>();
-        load_all<Wide>(v, shared, t, begin, end, visible);
+        load_all(v, shared, t, begin, end, visible);
     } else {
         int lane = threadIdx.x % WARP, w = threadIdx.x / GROUP, row = threadIdx.x % GROUP / WARP * 16 + lane / 4;
         struct row_state state = {{NO_MAXIMUM, NO_MAXIMUM}, {0.0f, 0.0f}};
@@ -425,15 +409,8 @@ enum status cuda_attention_wgmma(struct ops *ops, const struct attention_view *v
     const int smem = (int)sizeof(struct shared_map) + 1024;
     unsigned grid = (unsigned)(T * v->parts * v->head_tiles);
 
-    if (v->wide) {
-        CUDA_TRY(ops,
-                 cudaFuncSetAttribute(attention_wgmma_kernel<true>, cudaFuncAttributeMaxDynamicSharedMemorySize, smem));
-        LAUNCH((attention_wgmma_kernel<true>), grid, THREADS, smem, backend_of(ops)->stream, *v);
-    } else {
-        CUDA_TRY(ops, cudaFuncSetAttribute(attention_wgmma_kernel<false>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                           smem));
-        LAUNCH((attention_wgmma_kernel<false>), grid, THREADS, smem, backend_of(ops)->stream, *v);
-    }
+    CUDA_TRY(ops, cudaFuncSetAttribute(attention_wgmma_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, smem));
+    LAUNCH((attention_wgmma_kernel), grid, THREADS, smem, backend_of(ops)->stream, *v);
     CUDA_LAUNCHED(ops);
     return STATUS_OK;
 }
