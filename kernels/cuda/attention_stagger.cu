@@ -23,8 +23,8 @@
  * -1e30. P is rounded to BF16 for the sum; the normaliser adds what was not rounded. The arrows are bar.arrive on one
  * side and bar.sync on the other, which order what was stored before the one for what is read after the other.
  *
- * Loading: a lane finds the record of one of its warp's 32 rows of a pair, two pairs ahead; a column goes in eight lanes
- * by 16 bytes a lane, by cp.async.
+ * Loading: a lane finds the record of one of its warp's 32 rows of a pair, two pairs ahead; a column goes in eight
+ * lanes by 16 bytes a lane, by cp.async.
  *
  * Cycles a pair on one SM: 4,352 of wgmma; shared memory is busy for 2,304 with QKT, 1,152 with PV, 1,152 with filling.
  */
