@@ -39,4 +39,28 @@ enum status cuda_attention_hopper(struct ops *ops, struct attention_view view, i
 enum status cuda_attention_wgmma(struct ops *ops, const struct attention_view *view, int64_t T);
 enum status cuda_attention_stagger(struct ops *ops, const struct attention_view *view, int64_t T);
 
+/* --- Of both kernels for Hopper ---------------------------------------------------------------------------------- */
+
+static __device__ __forceinline__ float exp2_fast(float x)
+{
+#ifdef DSA_CUDA_EMULATED
+    return exp2f(x);
+#else
+    float y;
+
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+#endif
+}
+
+static __device__ __forceinline__ uint32_t bf16_pair(float low, float high)
+{
+    float2 both = {low, high};
+    __nv_bfloat162 pair = __float22bfloat162_rn(both);
+    uint32_t bits;
+
+    memcpy(&bits, &pair, 4);
+    return bits;
+}
+
 #endif

@@ -79,28 +79,6 @@ static __device__ __forceinline__ struct item item_at(const struct attention_vie
     return item;
 }
 
-static __device__ __forceinline__ float exp2_fast(float x)
-{
-#ifdef DSA_CUDA_EMULATED
-    return exp2f(x);
-#else
-    float y;
-
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-#endif
-}
-
-static __device__ __forceinline__ uint32_t bf16_pair(float low, float high)
-{
-    float2 both = {low, high};
-    __nv_bfloat162 pair = __float22bfloat162_rn(both);
-    uint32_t bits;
-
-    memcpy(&bits, &pair, 4);
-    return bits;
-}
-
 /* --- Loading ----------------------------------------------------------------------------------------------------- */
 
 /* The loading warpgroup's warp w has rows 4 w + g + 16 i of both tiles, g and i below 4: lane 8 g + 4 tile + i finds

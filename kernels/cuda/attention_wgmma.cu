@@ -49,28 +49,6 @@ struct shared_map {
     uint64_t full[2][2], empty[2][2], known[2]; /* [tile][half]; known: the flags */
 };
 
-static __device__ __forceinline__ float exp2_fast(float x)
-{
-#ifdef DSA_CUDA_EMULATED
-    return exp2f(x);
-#else
-    float y;
-
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-#endif
-}
-
-static __device__ __forceinline__ uint32_t bf16_pair(float low, float high)
-{
-    float2 both = {low, high};
-    __nv_bfloat162 pair = __float22bfloat162_rn(both);
-    uint32_t bits;
-
-    memcpy(&bits, &pair, 4);
-    return bits;
-}
-
 /* --- Loading ---------------------------------------------------------------------------------------------------------
  */
 
