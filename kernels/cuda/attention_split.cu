@@ -10,8 +10,7 @@
 enum { COMBINE_THREADS = 128, WIDEN_THREADS = 256, LATENT = 512, ROPE = 64 };
 static const int64_t WIDE_BUDGET_BYTES = (int64_t)1 << 30;
 
-/* --- Records as BF16: one thread 8 values
- * ------------------------------------------------------------------------------ */
+/* --- Records as BF16: one thread 8 values ------------------------------------------------------------------------- */
 
 static __global__ void __launch_bounds__(WIDEN_THREADS)
     widen_kernel(struct attention_view v, int64_t count, __nv_bfloat16 *wide)
@@ -49,8 +48,7 @@ static __global__ void __launch_bounds__(WIDEN_THREADS)
     }
 }
 
-/* --- The sum over parts: grid T x H, a thread four dims ----------------------------------------------------------
- */
+/* --- The sum over parts: grid T x H, a thread four dims ----------------------------------------------------------- */
 
 static __global__ void __launch_bounds__(COMBINE_THREADS) combine_kernel(struct attention_view v)
 {
@@ -97,8 +95,7 @@ static __global__ void __launch_bounds__(COMBINE_THREADS) combine_kernel(struct 
         v.lse[t * v.lse_stride + h] = total > 0.0f ? (top + log2f(total)) * 0.693147180559945309f : INFINITY;
 }
 
-/* --- The plan
- * ---------------------------------------------------------------------------------------------------------- */
+/* --- The plan ----------------------------------------------------------------------------------------------------- */
 
 static bool takes_wgmma(const struct cuda_backend *backend, const struct attention_view *v)
 {

@@ -49,8 +49,7 @@ struct shared_map {
     uint64_t full[2][2], empty[2][2], known[2]; /* [tile][half]; known: the flags */
 };
 
-/* --- Loading ---------------------------------------------------------------------------------------------------------
- */
+/* --- Loading ------------------------------------------------------------------------------------------------------ */
 
 /* The place of record `at` of this row, as position of its sequence; -1: none. */
 static __device__ __forceinline__ int position_of(const struct attention_view &v, const int32_t *chosen, int at,
@@ -154,8 +153,7 @@ static __device__ __forceinline__ void load_all(const struct attention_view &v, 
     }
 }
 
-/* --- Multiplying
- * ------------------------------------------------------------------------------------------------------ */
+/* --- Multiplying -------------------------------------------------------------------------------------------------- */
 
 /* The queries as BF16 columns, zeros past H; by both warpgroups that multiply. */
 static __device__ __forceinline__ void load_queries(const struct attention_view &v, struct shared_map *shared,
@@ -303,8 +301,7 @@ static __device__ __forceinline__ void multiply_all(const struct attention_view 
     }
 }
 
-/* --- The kernel
- * ------------------------------------------------------------------------------------------------------- */
+/* --- The kernel --------------------------------------------------------------------------------------------------- */
 
 static __global__ void __launch_bounds__(THREADS, 1) attention_wgmma_kernel(struct attention_view v)
 {
