@@ -15,8 +15,8 @@
  *          with the half that the other warpgroup frees, since P lies there
  *
  * The maximum is carried from pair to pair and starts at -1e30. P is rounded to BF16 for the sum; the normaliser adds
- * what was not rounded. Cycles a pair on one SM: 4,352 of wgmma; widening by one warpgroup takes three times as long
- * (bench/README.md). */
+ * what was not rounded. Cycles a pair on one SM: 4,352 of wgmma, 2.5 us of the 9.8 us
+ * that one takes (bench/README.md); the rest is thought to be the widening by one warpgroup. */
 #include "kernels/cuda/attention.cuh"
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/sm90/wgmma.cuh"

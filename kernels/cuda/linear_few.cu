@@ -16,7 +16,7 @@
 #include "kernels/cuda/product.cuh"
 #include "kernels/cuda/sm90/wgmma.cuh"
 
-enum { THREADS = 128, STAGES = 8, ROW_BYTES = 128, WEIGHT_ROWS = 64, SPLIT = 1 /* 0: never parts of K */ };
+enum { THREADS = 128, STAGES = 8, ROW_BYTES = 128, WEIGHT_ROWS = 64 };
 
 template <int Rows> struct stage_map {
     uint8_t w[WEIGHT_ROWS * ROW_BYTES], x[Rows * ROW_BYTES];
@@ -186,7 +186,7 @@ template <bool Fp8, int Rows> static enum status launch(struct ops *ops, const s
     void *parts = NULL;
     enum status status;
 
-    if (SPLIT && !p->group.row_index && p->heads == 1)
+    if (!p->group.row_index && p->heads == 1)
         part_steps = few_steps_a_part(grid.x, steps);
     count = (int)ceil_div(steps, part_steps);
     if (count > 1) {

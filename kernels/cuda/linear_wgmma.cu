@@ -26,8 +26,7 @@ enum {
     WORKER_WARPS = 8,
     LOADER_REGISTERS = 104,
     WORKER_REGISTERS = 200,
-    PERSISTENT = 1, /* 0: a block a tile */
-    BAND = 8        /* row tiles after each other before the next column tile: a wave reads a squarer part of both */
+    BAND = 8 /* row tiles after each other before the next column tile: a wave reads a squarer part of both */
 };
 
 template <int MW, int NW> struct stage_map {
@@ -293,7 +292,7 @@ static enum status launch(struct ops *ops, const struct product *p, unsigned row
     const int smem = (int)sizeof(struct block_map<MW, NW>) + 1024;
     struct tile_counts counts = {(int)ceil_div(p->N, GROUP_COLUMNS * NW), (int)row_tiles, product_matrices(*p)};
     int64_t tiles = (int64_t)counts.columns * counts.rows * counts.heads;
-    int blocks = PERSISTENT && tiles > backend_of(ops)->sm_count ? backend_of(ops)->sm_count : (int)tiles;
+    int blocks = tiles > backend_of(ops)->sm_count ? backend_of(ops)->sm_count : (int)tiles;
 
     if (tiles > INT32_MAX / 2)
         return STATUS_UNSUPPORTED;
