@@ -67,19 +67,8 @@ def make(job):
         for body in bodies:
             writer.passage(title, body)
         index = preparation.Bm25([title + " " + body for body in bodies])
-        person = preparation.is_person(bodies[0])
-        short = re.sub(r" \(.*\)$", "", title)
-        spots = [(p, edge) for p, body in enumerate(bodies) for edge in sentences.split(body)
-                 if 40 <= edge[1] - edge[0] <= 330]
-        chooser.shuffle(spots)
         taken = 0
-        for place, (start, end) in spots:
-            if taken >= per_article:
-                break
-            made = maker.make(bodies[place][start:end], short, person)
-            if not made or (made[0][:1].islower() and "?" not in made[0] and chooser.random() < 0.4):
-                continue
-            question, answer = made
+        for place, start, end, question, answer in preparation.asked(maker, chooser, title, bodies):
             if chooser.random() < 0.33:
                 question = thinned(question, chooser)
             ranked = index.rank(question, preparation.CANDIDATES + 1)
@@ -88,13 +77,15 @@ def make(job):
                 if len(ranked) >= 3:
                     writer.record("without", question, [first + r for r in ranked], [])
                     taken += 1
-                continue
-            ranked = ranked[:preparation.CANDIDATES]
-            if place not in ranked:
-                ranked = ranked[:preparation.CANDIDATES - 1] + [place]
-            writer.record("enwiki", question, [first + r for r in ranked], [(first + place, start, end)],
-                          [answer] if len(answer) > 3 else [])
-            taken += 1
+            else:
+                ranked = ranked[:preparation.CANDIDATES]
+                if place not in ranked:
+                    ranked = ranked[:preparation.CANDIDATES - 1] + [place]
+                writer.record("enwiki", question, [first + r for r in ranked], [(first + place, start, end)],
+                              [answer] if len(answer) > 3 else [])
+                taken += 1
+            if taken == per_article:
+                break
     if writer.records:
         arrays = writer.arrays()
         part = os.path.join(os.path.dirname(target), "new-" + os.path.basename(target))

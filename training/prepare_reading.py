@@ -8,6 +8,7 @@ Files (all xz, little-endian): see ARRAYS. Written to DATA/reading/; load.py rea
 """
 import argparse
 import collections
+import itertools
 import json
 import lzma
 import math
@@ -414,31 +415,31 @@ def is_person(lead):
         re.search(r"\((?:born|\d{4}|c\.|[A-Z][a-z]+ \d)", lead[:200]))
 
 
+def asked(maker, chooser, title, bodies):
+    """Questions by rule about sentences of an article, drawn at random: (passage, start, end, question, answer)."""
+    person, short = is_person(bodies[0]), re.sub(r" \(.*\)$", "", title)
+    spots = [(p, edge) for p, body in enumerate(bodies) for edge in sentences.split(body)
+             if 40 <= edge[1] - edge[0] <= 330]
+    chooser.shuffle(spots)
+    for place, (start, end) in spots:
+        made = maker.make(bodies[place][start:end], short, person)
+        if made and not (made[0][:1].islower() and "?" not in made[0] and chooser.random() < 0.4):
+            yield (place, start, end, *made)
+
+
 def add_encyclopedia(writer, articles, per_article, counts, seed):
     maker = questions.Maker(seed, counts)
     chooser = random.Random(seed + 1)
     for number, (title, bodies, first) in enumerate(articles):
         dev = number % 97 == 5
         index = Bm25([title + " " + body for body in bodies])
-        person = is_person(bodies[0])
-        short = re.sub(r" \(.*\)$", "", title)
-        spots = [(p, edge) for p, body in enumerate(bodies) for edge in sentences.split(body)
-                 if 40 <= edge[1] - edge[0] <= 330]
-        chooser.shuffle(spots)
-        taken = 0
-        for place, (start, end) in spots:
-            if taken >= (10 if dev else per_article):
-                break
-            made = maker.make(bodies[place][start:end], short, person)
-            if not made or (made[0][:1].islower() and "?" not in made[0] and chooser.random() < 0.4):
-                continue
-            question, answer = made
+        most = 10 if dev else per_article
+        for place, start, end, question, answer in itertools.islice(asked(maker, chooser, title, bodies), most):
             ranked = index.rank(question, CANDIDATES)
             if place not in ranked:
                 ranked = ranked[:CANDIDATES - 1] + [place]
             writer.record("dev-enwiki" if dev else "enwiki", question, [first + r for r in ranked],
                           [(first + place, start, end)], [answer] if len(answer) > 3 else [])
-            taken += 1
 
 
 def add_summaries(writer, articles, tldrs, count, seed):
