@@ -44,10 +44,9 @@ enum {
     COLUMN_BYTES = RECORDS * 128,
     THREADS = 384,
     GROUP = 128,
-    PAIR = 2 * RECORDS,
-    LOADER_REGISTERS = 72,
-    WORKER_REGISTERS = 216
+    PAIR = 2 * RECORDS
 };
+typedef register_split<THREADS, 72, 216> registers;
 enum barrier_id { BARRIER_M0 = 1, BARRIER_M1, BARRIER_P0, BARRIER_P1, BARRIER_WORKERS };
 enum side { LEFT, RIGHT };
 #define NO_MAXIMUM (-1e30f)
@@ -519,7 +518,7 @@ static __global__ void __launch_bounds__(THREADS, 1) attention_stagger_kernel(st
     if (threadIdx.x >= 2 * GROUP) {
         struct loader loader;
 
-        registers_lower<LOADER_REGISTERS>();
+        registers_lower<registers>();
         loader.lane = threadIdx.x % WARP;
         loader.warp = threadIdx.x % GROUP / WARP;
         loader.row = 4 * loader.warp + loader.lane / 8 + 16 * (loader.lane % 4);
@@ -529,7 +528,7 @@ static __global__ void __launch_bounds__(THREADS, 1) attention_stagger_kernel(st
         int lane = threadIdx.x % WARP, row = threadIdx.x % GROUP / WARP * 16 + lane / 4;
         float scale = v.scale * 1.44269504088896341f;
 
-        registers_raise<WORKER_REGISTERS>();
+        registers_raise<registers>();
         for (unsigned at = blockIdx.x; at < items; at += gridDim.x) {
             struct item item = item_at(v, at);
             struct row_state state = {{NO_MAXIMUM, NO_MAXIMUM}, {0.0f, 0.0f}};

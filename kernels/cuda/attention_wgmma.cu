@@ -33,11 +33,10 @@ enum {
     RECORD_BYTES = LATENT + 4 * (LATENT / SCALE_GROUP) + 2 * ROPE,
     THREADS = 384,
     GROUP = 128,
-    PAIR = 2 * RECORDS,
-    LOADER_REGISTERS = 72,
-    WORKER_REGISTERS = 216
+    PAIR = 2 * RECORDS
 };
 enum barrier_id { BARRIER_MAXIMA = 1, BARRIER_P = 2 };
+typedef register_split<THREADS, 72, 216> registers;
 enum side { LEFT, RIGHT };
 #define NO_MAXIMUM (-1e30f)
 
@@ -328,14 +327,14 @@ static __global__ void __launch_bounds__(THREADS, 1) attention_wgmma_kernel(stru
     }
     __syncthreads();
     if (threadIdx.x >= 2 * GROUP) {
-        registers_lower<LOADER_REGISTERS>();
+        registers_lower<registers>();
         load_all(v, shared, t, begin, end, visible);
     } else {
         int lane = threadIdx.x % WARP, w = threadIdx.x / GROUP, row = threadIdx.x % GROUP / WARP * 16 + lane / 4;
         struct row_state state = {{NO_MAXIMUM, NO_MAXIMUM}, {0.0f, 0.0f}};
         float o[128] = {};
 
-        registers_raise<WORKER_REGISTERS>();
+        registers_raise<registers>();
         load_queries(v, shared, t, h0);
         fence_proxy_async();
         named_barrier_sync(BARRIER_P, 2 * GROUP);

@@ -24,10 +24,9 @@ enum {
     GROUP_ROWS = 64,
     GROUP_COLUMNS = 128,
     WORKER_WARPS = 8,
-    LOADER_REGISTERS = 104,
-    WORKER_REGISTERS = 200,
     BAND = 8 /* row tiles after each other before the next column tile: a wave reads a squarer part of both */
 };
+typedef register_split<THREADS, 104, 200> registers;
 
 template <int MW, int NW> struct stage_map {
     static const int rows = GROUP_ROWS * MW, columns = GROUP_COLUMNS * NW;
@@ -249,13 +248,13 @@ static __global__ void __launch_bounds__(THREADS, 1) product_wgmma(struct produc
     }
     __syncthreads();
     if (group == 2) {
-        registers_lower<LOADER_REGISTERS>();
+        registers_lower<registers>();
         for (int number = blockIdx.x; number < tiles; number += gridDim.x)
             if (tile_of<Fp8, MW, NW>(p, counts, number, &v))
                 done = load_tile<MW, NW>(shared, p, v, done);
         return;
     }
-    registers_raise<WORKER_REGISTERS>();
+    registers_raise<registers>();
     for (int number = blockIdx.x; number < tiles; number += gridDim.x) {
         int lane = threadIdx.x % WARP, warp = threadIdx.x % GROUP / WARP;
         int group_m = MW == 2 ? group : 0, group_n = NW == 2 ? group : 0;

@@ -416,7 +416,8 @@ void emulated_named_barrier(int id, int threads, bool wait, const char *file, in
 
 void emulated_registers(int count, bool raise)
 {
-    int total = 0;
+    int total = 0, each = 65536 / (int)machine.count / 8 * 8; /* as the compiler gives them to one block an SM */
+    int launched = (each < 255 ? each : 255) * (int)machine.count;
 
     (void)raise;
     if (machine.count % 128)
@@ -427,8 +428,8 @@ void emulated_registers(int count, bool raise)
             return;
         total += group_registers[g] * 128;
     }
-    if (total > 65536)
-        emulated_trap("setmaxnreg: the warpgroups ask for %d of 65536 registers", total);
+    if (total > launched)
+        emulated_trap("setmaxnreg: the warpgroups ask for %d of %d registers", total, launched);
 }
 
 /* --- wgmma

@@ -20,6 +20,22 @@
 
 #include "kernels/cuda/device.cuh"
 
+/* How a block of Threads threads, alone on its SM, divides its registers: one warpgroup keeps Loader a thread, each of
+ * the others takes Worker. The pool is what the block was launched with, and that is less than the SM's 65536 registers
+ * wherever those do not divide evenly: 384 threads get 168 each, so 504 a lane of three warpgroups, not 512. Asking for
+ * more waits for ever. */
+template <int Threads, int Loader, int Worker> struct register_split {
+    enum {
+        LOADER = Loader,
+        WORKER = Worker,
+        GROUPS = Threads / 128,
+        AT_LAUNCH = 65536 / Threads / 8 * 8 < 255 ? 65536 / Threads / 8 * 8 : 255
+    };
+    static_assert(Loader % 8 == 0 && Loader >= 24 && Worker % 8 == 0 && Worker <= 256, "setmaxnreg: by eights");
+    static_assert(Loader <= AT_LAUNCH && Worker >= AT_LAUNCH, "setmaxnreg: lowers for the loader, raises for the rest");
+    static_assert(Loader + (GROUPS - 1) * Worker <= GROUPS * AT_LAUNCH, "setmaxnreg: it would hang");
+};
+
 #ifndef DSA_CUDA_EMULATED
 
 static __device__ __forceinline__ uint32_t shared_address(const void *pointer)
@@ -126,24 +142,34 @@ static __device__ __forceinline__ void cp_async_arrive(uint64_t *)
 #endif
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
 
-/* The warpgroup's registers a thread, a multiple of 8 from 24 to 256: given back to the block's pool, or taken (which
- * waits until they are there). All warps of the warpgroup call it. */
-template <int Count> static __device__ __forceinline__ void registers_lower(void)
+template <int Count> static __device__ __forceinline__ void registers_give(void)
 {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(Count));
 }
 
-template <int Count> static __device__ __forceinline__ void registers_raise(void)
+template <int Count> static __device__ __forceinline__ void registers_take(void)
 {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(Count));
 }
 
+/* The loading warpgroup gives registers back to the block's pool; the others take theirs, which waits until they are
+ * there. All warps of the warpgroup call it. */
+template <class Split> static __device__ __forceinline__ void registers_lower(void)
+{
+    registers_give<Split::LOADER>();
+}
+
+template <class Split> static __device__ __forceinline__ void registers_raise(void)
+{
+    registers_take<Split::WORKER>();
+}
+
 #else
 
-template <int Count> static __device__ __forceinline__ void registers_lower(void)
+template <class Split> static __device__ __forceinline__ void registers_lower(void)
 {
 }
-template <int Count> static __device__ __forceinline__ void registers_raise(void)
+template <class Split> static __device__ __forceinline__ void registers_raise(void)
 {
 }
 
@@ -167,16 +193,14 @@ static inline uint32_t shared_address(const void *pointer)
 #define mbarrier_wait(bar, parity)         emulated_mbarrier_wait((bar), (parity))
 #define cp_async_arrive(bar)               emulated_copy_arrive(bar)
 
-template <int Count> static inline void registers_lower(void)
+template <class Split> static inline void registers_lower(void)
 {
-    static_assert(Count % 8 == 0 && Count >= 24 && Count <= 256, "");
-    emulated_registers(Count, false);
+    emulated_registers(Split::LOADER, false);
 }
 
-template <int Count> static inline void registers_raise(void)
+template <class Split> static inline void registers_raise(void)
 {
-    static_assert(Count % 8 == 0 && Count >= 24 && Count <= 256, "");
-    emulated_registers(Count, true);
+    emulated_registers(Split::WORKER, true);
 }
 
 #endif
