@@ -31,15 +31,14 @@ struct attention_view {
 /* The tensor-core form; STATUS_UNSUPPORTED, nothing launched, for widths and strides it has no path for. */
 enum status cuda_attention_mma(struct ops *ops, const struct attention_view *view, int64_t T);
 
-/* Decides about splitting and widening (attention_split.cu), then runs one of the two kernels below: records that were
- * widened by attention_stagger.cu, FP8 ones by attention_wgmma.cu.
+/* Decides about splitting and widening (attention_split.cu), then runs attention_stagger.cu over the records that were
+ * widened or over the FP8 ones.
  * STATUS_UNSUPPORTED, nothing launched, for what has no such form. `positions`: the most a row sees. */
 enum status cuda_attention_hopper(struct ops *ops, struct attention_view view, int64_t T, int64_t sequences,
                                   int64_t positions);
-enum status cuda_attention_wgmma(struct ops *ops, const struct attention_view *view, int64_t T);
 enum status cuda_attention_stagger(struct ops *ops, const struct attention_view *view, int64_t T);
 
-/* --- Of both kernels for Hopper ---------------------------------------------------------------------------------- */
+/* --- Of the kernels for Hopper ----------------------------------------------------------------------------------- */
 
 static __device__ __forceinline__ float exp2_fast(float x)
 {

@@ -139,7 +139,7 @@ enum status cuda_attention_hopper(struct ops *ops, struct attention_view v, int6
             attention_is_widened(T, most, sequences * positions) ? widen(ops, &v, sequences, positions) : STATUS_OK;
         if (status)
             return status;
-        return v.wide ? cuda_attention_stagger(ops, &v, T) : cuda_attention_wgmma(ops, &v, T);
+        return cuda_attention_stagger(ops, &v, T);
     }
     /* No row has more parts than this; blocks past a row's own end at once. */
     v.parts = attention_parts_bound(most);
@@ -153,7 +153,7 @@ enum status cuda_attention_hopper(struct ops *ops, struct attention_view v, int6
         v.part_out = (float *)memory;
         v.part_lse = v.part_out + rows * LATENT;
     }
-    status = cuda_attention_wgmma(ops, &v, T);
+    status = cuda_attention_stagger(ops, &v, T);
     if (!status && v.parts > 1) {
         LAUNCH((combine_kernel), (unsigned)(T * v.H), COMBINE_THREADS, 0, backend_of(ops)->stream, v);
         CUDA_LAUNCHED(ops);

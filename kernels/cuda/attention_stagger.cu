@@ -1,8 +1,8 @@
-/* attention_stagger.cu: absorbed attention over records widened to BF16 (prefill), on Hopper's warpgroup products,
- * widths 512 + 64. attention_split.cu widens them once a call; records that are not go to attention_wgmma.cu.
+/* attention_stagger.cu: absorbed attention on Hopper's warpgroup products, widths 512 + 64: over FP8 records (decode),
+ * or over records that attention_split.cu has widened to BF16 once a call (prefill). What is multiplied is the same.
  *
- *   grid   as many blocks as there are SMs, each taking one (row, 64 of its heads) after another; 384 threads: two
- *          warpgroups that multiply, one that loads
+ *   grid   a block a (row, part of its keys, 64 of its heads); for BF16 as many blocks as there are SMs, each taking
+ *          one after another; 384 threads: two warpgroups that multiply, one that loads
  *   tile   64 records in nine columns of 64 dims (64 x 128 bytes, 128-byte swizzle, 8 KB): read K-major for the
  *          logits, N-major for the sum. An even and an odd tile are in shared memory; warpgroup w takes
  *          S_w = Q K_wT (64 heads x 64 records), and dims 256 w ... of the output for both tiles
@@ -24,10 +24,16 @@
  * side and bar.sync on the other, which order what was stored before the one for what is read after the other.
  *
  * Loading: a lane finds the record of one of its warp's 32 rows of a pair, two pairs ahead; a column goes in eight
- * lanes by 16 bytes a lane, by cp.async.
+ * lanes. BF16 goes by cp.async, 16 bytes a lane. FP8 goes through registers, 16 codes a lane: a half is on its way to
+ * them while the one before is widened, each row's registers taking the next half's row as soon as it is stored, so
+ * that a half waits for its place with its codes at hand.
  *
  * Cycles a pair on one SM: 4,352 of wgmma; shared memory is busy for 2,304 with QKT, 1,152 with PV, 1,152 with filling.
- */
+ * A pair of FP8 tiles takes 6.6 us on an H200, one of BF16 5.2. A loading warp executes about 1,900 instructions for
+ * it, and every one of them counts: in a loop over the halves (600 each, not 480) 128 rows took 9% longer, with
+ * multiply-adds for shifts 3%, with records asked for in L2 5%. Halves are thought to become free so close to each
+ * other that widening them stands in line. The even tile's halves first: no change. Two warpgroups that load do not
+ * compile: 512 threads have 128 registers, and wgmma of 256 columns wants 158. */
 #include "kernels/cuda/attention.cuh"
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/sm90/barrier.cuh"
@@ -42,11 +48,14 @@ enum {
     COLUMNS = D / 64,
     ROTARY = COLUMNS - 1,
     COLUMN_BYTES = RECORDS * 128,
+    STEP_BYTES = 16 * 128,
+    SCALES_AT = LATENT,
+    ROPE_AT = LATENT + 4 * (LATENT / SCALE_GROUP),
+    RECORD_BYTES = ROPE_AT + 2 * ROPE,
     THREADS = 384,
     GROUP = 128,
     PAIR = 2 * RECORDS
 };
-typedef register_split<THREADS, 72, 216> registers;
 enum barrier_id { BARRIER_M0 = 1, BARRIER_M1, BARRIER_P0, BARRIER_P1, BARRIER_WORKERS };
 enum side { LEFT, RIGHT };
 #define NO_MAXIMUM (-1e30f)
@@ -60,22 +69,73 @@ struct shared_map {
     uint64_t full[2][2], empty[2][2], known; /* [tile][half]; known: the flags */
 };
 
-/* What a block does next: a row, 64 of its heads. */
+/* What a block does next: a row, 64 of its heads, a range of its keys. */
 struct item {
     int64_t t;
-    int h0, end, visible, pairs; /* end: its keys */
+    int part, h0, begin, end, visible, pairs;
+    bool whole; /* this block writes the result itself */
 };
 
 static __device__ __forceinline__ struct item item_at(const struct attention_view &v, unsigned at)
 {
     struct item item;
+    unsigned index = at / (unsigned)v.head_tiles;
+    int count, length;
 
-    item.t = at / (unsigned)v.head_tiles;
+    item.t = index / (unsigned)v.parts;
+    item.part = (int)(index % (unsigned)v.parts);
     item.h0 = (int)(at % (unsigned)v.head_tiles) * HEADS;
     item.visible = v.visible[item.t];
-    item.end = v.selected ? v.selected_count : item.visible;
-    item.pairs = (item.end + PAIR - 1) / PAIR;
+    count = v.selected ? v.selected_count : item.visible;
+    length = v.parts > 1 ? attention_part_length(count) : count;
+    item.begin = item.part * length;
+    item.end = item.begin + length < count ? item.begin + length : count;
+    item.whole = count <= length;
+    item.pairs = item.part > 0 && item.begin >= count ? -1 : (item.end - item.begin + PAIR - 1) / PAIR; /* -1: none */
     return item;
+}
+
+/* --- FP8 to BF16 ------------------------------------------------------------------------------------------------- */
+
+/* Products of two pairs of BF16 values, subnormals kept. */
+static __device__ __forceinline__ uint32_t bf16_products(uint32_t a, uint32_t b)
+{
+#ifdef DSA_CUDA_EMULATED
+    return bf16_pair(__uint_as_float(a << 16) * __uint_as_float(b << 16),
+                     __uint_as_float(a & 0xFFFF0000u) * __uint_as_float(b & 0xFFFF0000u));
+#else
+    uint32_t product;
+
+    asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(product) : "r"(a), "r"(b));
+    return product;
+#endif
+}
+
+/* A scale for both values of a pair: a power of two (ops.h), of which BF16 has the exponent. */
+static __device__ __forceinline__ uint32_t scale_pair(float scale)
+{
+    return byte_permute(__float_as_uint(scale), 0, 0x3232);
+}
+
+/* Two codes in the upper bytes of `spread`'s halves; the lower bytes may hold anything. A code's sign, exponent and
+ * mantissa at their places in BF16 are its value times 2^-120, a subnormal code included, so that product is exact, and
+ * so is that with the scale: four significant bits stay four. NaN's code would become 480; a token that has one has NaN
+ * in its rotary part too, which is not coded. */
+static __device__ __forceinline__ uint32_t widen_pair(uint32_t spread, uint32_t scale)
+{
+    return bf16_products(bf16_products((spread & 0x80008000u) | (spread >> 4 & 0x07F007F0u), 0x7B807B80u), scale);
+}
+
+/* Eight of a lane's sixteen codes: the lower or, with 0x4444 in `pick`, the upper ones. */
+static __device__ __forceinline__ uint4 widen(uint4 codes, uint32_t pick, uint32_t scale)
+{
+    uint4 wide;
+
+    wide.x = widen_pair(byte_permute(codes.x, codes.z, pick ^ 0x1100), scale);
+    wide.y = widen_pair(byte_permute(codes.x, codes.z, pick ^ 0x3322), scale);
+    wide.z = widen_pair(byte_permute(codes.y, codes.w, pick ^ 0x1100), scale);
+    wide.w = widen_pair(byte_permute(codes.y, codes.w, pick ^ 0x3322), scale);
+    return wide;
 }
 
 /* --- Loading ----------------------------------------------------------------------------------------------------- */
@@ -83,18 +143,29 @@ static __device__ __forceinline__ struct item item_at(const struct attention_vie
 /* The loading warpgroup's warp w has rows 4 w + g + 16 i of both tiles, g and i below 4: lane 8 g + 4 tile + i finds
  * the record, lanes 8 g ... 8 g + 7 copy it. */
 struct loader {
-    const uint8_t *base; /* the sequence's records, widened */
+    const uint8_t *base; /* of the records: the pool, or all widened ones */
     int lane, warp, row; /* row: of the lane's own record in its tile */
 };
 
 /* The position of this lane's record of a pair; -1: none. */
-static __device__ __forceinline__ int own_record(const struct item &item, const int32_t *chosen,
-                                                 const struct loader &loader, int pair)
+static __device__ __forceinline__ int own_position(const struct attention_view &v, const struct item &item,
+                                                   const int32_t *chosen, const struct loader &loader, int pair)
 {
-    int at = pair * PAIR + loader.lane / 4 % 2 * RECORDS + loader.row;
+    int at = item.begin + pair * PAIR + loader.lane / 4 % 2 * RECORDS + loader.row;
     int position = at >= item.end ? -1 : chosen ? chosen[at] : at;
 
     return position < item.visible ? position : -1;
+}
+
+/* Its number from loader.base on; -1: none. */
+template <bool Wide>
+static __device__ __forceinline__ int own_record(const struct attention_view &v, const int32_t *pages, int64_t sequence,
+                                                 int position)
+{
+    if (position < 0)
+        return -1;
+    return Wide ? (int)(sequence * v.wide_rows + position)
+                : pages[position / CACHE_PAGE_TOKENS] * CACHE_PAGE_TOKENS + position % CACHE_PAGE_TOKENS;
 }
 
 /* Whether the rotary column goes with this half: right of the even tile, left of the odd one. */
@@ -103,7 +174,7 @@ static __device__ __forceinline__ bool with_rotary(int tile, enum side half)
     return (tile == 0) == (half == RIGHT);
 }
 
-/* Copies of one half begin. */
+/* Copies of one half begin: of BF16 records. */
 static __device__ __forceinline__ void begin_half(struct shared_map *shared, const struct loader &loader, int records,
                                                   int tile, enum side half)
 {
@@ -111,7 +182,7 @@ static __device__ __forceinline__ void begin_half(struct shared_map *shared, con
 
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-        int number = __shfl_sync(0xFFFFFFFFu, records, (loader.lane & 24) | (4 * tile + i));
+        int number = __shfl_sync(0xFFFFFFFFu, records, 4 * tile + i, 8);
         int row = 4 * loader.warp + loader.lane / 8 + 16 * i;
         const uint8_t *record = loader.base + (int64_t)(number < 0 ? 0 : number) * (2 * D);
 
@@ -126,20 +197,105 @@ static __device__ __forceinline__ void begin_half(struct shared_map *shared, con
     cp_async_arrive(&shared->full[tile][half]);
 }
 
+/* What a lane holds of one half of four FP8 records. */
+struct held {
+    uint4 codes[4][2], rotary[4];
+    float scale, next_scale; /* lane 8 g + 2 i + c: of row i's codes c; of the half being widened, of the next */
+};
+
+static __device__ __forceinline__ void fetch_scales(struct held &held, const struct loader &loader, int records,
+                                                    int tile, enum side half)
+{
+    int lane = loader.lane % 8, number = __shfl_sync(0xFFFFFFFFu, records, 4 * tile + lane / 2, 8);
+    const uint8_t *record = loader.base + (int64_t)number * RECORD_BYTES;
+
+    held.next_scale = 0.0f;
+    if (number >= 0)
+        held.next_scale = ((const float *)(record + SCALES_AT))[(half == LEFT ? 0 : 2) + lane % 2];
+}
+
+/* Loads of row i of a half begin: lane l takes codes 16 l ... and 128 + 16 l ... of its 256. */
+static __device__ __forceinline__ void fetch_row(struct held &held, const struct loader &loader, int records, int i,
+                                                 int tile, enum side half)
+{
+    int lane = loader.lane % 8, number = __shfl_sync(0xFFFFFFFFu, records, 4 * tile + i, 8);
+    const uint8_t *record = loader.base + (int64_t)number * RECORD_BYTES;
+    const uint8_t *codes = record + (half == LEFT ? 0 : LATENT / 2) + 16 * lane;
+
+    if (number >= 0) {
+        held.codes[i][0] = *(const uint4 *)codes;
+        held.codes[i][1] = *(const uint4 *)(codes + 128);
+        if (with_rotary(tile, half))
+            held.rotary[i] = *(const uint4 *)(record + ROPE_AT + 16 * lane);
+    } else {
+        held.codes[i][0] = held.codes[i][1] = {};
+        if (with_rotary(tile, half))
+            held.rotary[i] = {};
+    }
+}
+
+/* One half becomes BF16 in its place, which is free, while loads of the next half begin. Lanes of the two columns store
+ * their two eights in opposite order, so that eight lanes meet all banks. */
+static __device__ __forceinline__ void fill_half(struct shared_map *shared, struct held &held,
+                                                 const struct loader &loader, int tile, enum side half, int next,
+                                                 int next_tile, enum side next_half)
+{
+    int lane = loader.lane % 8, first = half == LEFT ? 0 : 4, odd = lane / 4;
+    int row = 4 * loader.warp + loader.lane / 8, place = swizzled_128(row, 2 * (lane % 4) + odd) + odd * COLUMN_BYTES;
+    uint32_t pick = odd ? 0x4444 : 0;
+
+    held.scale = held.next_scale;
+    fetch_scales(held, loader, next, next_tile, next_half);
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+#pragma unroll
+        for (int c = 0; c < 2; c++) {
+            uint8_t *column = shared->k[tile][first + 2 * c] + i * STEP_BYTES;
+            uint32_t scale = scale_pair(__shfl_sync(0xFFFFFFFFu, held.scale, 2 * i + c, 8));
+            /* Not stored by widen() itself: the emulator would not see it. */
+            uint4 wide = widen(held.codes[i][c], pick, scale), other = widen(held.codes[i][c], pick ^ 0x4444, scale);
+
+            *(uint4 *)(column + place) = wide;
+            *(uint4 *)(column + (place ^ 16)) = other;
+        }
+        if (with_rotary(tile, half))
+            *(uint4 *)(shared->k[tile][ROTARY] + swizzled_128(row, lane) + i * STEP_BYTES) = held.rotary[i];
+        __syncwarp(); /* for the compiler: it would put all loads behind the last store */
+        fetch_row(held, loader, next, i, next_tile, next_half);
+        __syncwarp();
+    }
+    mbarrier_arrive(&shared->full[tile][half]); /* who reads the half fences */
+}
+
+template <bool Wide>
 static __device__ __forceinline__ void load_item(const struct attention_view &v, struct shared_map *shared,
                                                  const struct item &item, struct loader &loader, unsigned &pairs_before)
 {
     const int32_t *chosen = v.selected ? v.selected + item.t * v.selected_stride : NULL;
+    int64_t sequence = v.sequence[item.t];
+    const int32_t *pages = v.page_table + sequence * v.page_table_stride;
     int tile_of_lane = loader.lane / 4 % 2;
-    int records = own_record(item, chosen, loader, 0), next = own_record(item, chosen, loader, 1);
+    int position = own_position(v, item, chosen, loader, 0);
+    int records = own_record<Wide>(v, pages, sequence, position);
+    struct held held;
 
-    loader.base = (const uint8_t *)(v.wide + v.sequence[item.t] * v.wide_rows * D);
+    position = own_position(v, item, chosen, loader, 1); /* of the next pair */
+    if (!Wide) {
+        fetch_scales(held, loader, records, 0, LEFT);
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            fetch_row(held, loader, records, i, 0, LEFT);
+    }
     for (int pair = 0; pair < item.pairs; pair++) {
         unsigned parity = (pairs_before++ & 1) ^ 1, valid;
-        int after = own_record(item, chosen, loader, pair + 2);
+        int next = own_record<Wide>(v, pages, sequence, position);
 
+        position = own_position(v, item, chosen, loader, pair + 2);
         mbarrier_wait(&shared->empty[0][LEFT], parity);
-        begin_half(shared, loader, records, 0, LEFT);
+        if (Wide)
+            begin_half(shared, loader, records, 0, LEFT);
+        else
+            fill_half(shared, held, loader, 0, LEFT, records, 1, RIGHT);
         mbarrier_wait(&shared->empty[1][RIGHT], parity);
         /* Both warpgroups have now given back a half of the pair before, and had read its flags by then. */
         valid = __ballot_sync(0xFFFFFFFFu, records >= 0);
@@ -147,13 +303,21 @@ static __device__ __forceinline__ void load_item(const struct attention_view &v,
         if (loader.lane < 2)
             shared->complete[loader.lane][loader.warp] = (valid | ~(0x0F0F0F0Fu << 4 * loader.lane)) == 0xFFFFFFFFu;
         mbarrier_arrive(&shared->known);
-        begin_half(shared, loader, records, 1, RIGHT);
+        if (Wide)
+            begin_half(shared, loader, records, 1, RIGHT);
+        else
+            fill_half(shared, held, loader, 1, RIGHT, records, 0, RIGHT);
         mbarrier_wait(&shared->empty[0][RIGHT], parity);
-        begin_half(shared, loader, records, 0, RIGHT);
+        if (Wide)
+            begin_half(shared, loader, records, 0, RIGHT);
+        else
+            fill_half(shared, held, loader, 0, RIGHT, records, 1, LEFT);
         mbarrier_wait(&shared->empty[1][LEFT], parity);
-        begin_half(shared, loader, records, 1, LEFT);
+        if (Wide)
+            begin_half(shared, loader, records, 1, LEFT);
+        else
+            fill_half(shared, held, loader, 1, LEFT, next, 0, LEFT);
         records = next;
-        next = after;
     }
 }
 
@@ -456,7 +620,7 @@ static __device__ __forceinline__ void multiply_odd(float scale, struct shared_m
     }
 }
 
-/* The sums of both warpgroups, then the result. */
+/* The sums of both warpgroups, then the result or the part's. */
 static __device__ __forceinline__ void store(const struct attention_view &v, struct shared_map *shared,
                                              const struct item &item, const float (&o)[128],
                                              const struct row_state &state, int row)
@@ -478,13 +642,19 @@ static __device__ __forceinline__ void store(const struct attention_view &v, str
         int head = item.h0 + row + 8 * i;
         float total = shared->sums[0][row + 8 * i] + shared->sums[1][row + 8 * i];
         float factor = total > 0.0f ? 1.0f / total : 0.0f;
-        float *out = v.out + item.t * v.out_row_stride + head * v.out_head_stride;
+        float *out = item.whole ? v.out + item.t * v.out_row_stride + head * v.out_head_stride
+                                : v.part_out + ((item.t * v.parts + item.part) * v.H + head) * LATENT;
 
         if (head >= v.H)
             continue;
-        if (v.lse && w == 0 && lane % 4 == 0)
-            v.lse[item.t * v.lse_stride + head] =
-                total > 0.0f ? (state.top[i] + log2f(total)) * 0.693147180559945309f : INFINITY;
+        if (w == 0 && lane % 4 == 0) {
+            float log2_sum = state.top[i] + log2f(total);
+
+            if (!item.whole)
+                v.part_lse[(item.t * v.parts + item.part) * v.H + head] = total > 0.0f ? log2_sum : -INFINITY;
+            else if (v.lse)
+                v.lse[item.t * v.lse_stride + head] = total > 0.0f ? log2_sum * 0.693147180559945309f : INFINITY;
+        }
         out += 256 * w + 2 * (lane % 4);
 #pragma unroll
         for (int j = 0; j < 32; j++) {
@@ -497,8 +667,10 @@ static __device__ __forceinline__ void store(const struct attention_view &v, str
 
 /* --- The kernel -------------------------------------------------------------------------------------------------- */
 
+template <bool Wide>
 static __global__ void __launch_bounds__(THREADS, 1) attention_stagger_kernel(struct attention_view v, unsigned items)
 {
+    typedef register_split<THREADS, Wide ? 72 : 88, Wide ? 216 : 208> registers; /* FP8 goes through them */
     DYNAMIC_SHARED(uint8_t, memory);
     struct shared_map *shared = (struct shared_map *)(memory + (1024 - ((uintptr_t)memory & 1023)) % 1024);
     unsigned before = 0; /* pairs that this block has done */
@@ -519,11 +691,12 @@ static __global__ void __launch_bounds__(THREADS, 1) attention_stagger_kernel(st
         struct loader loader;
 
         registers_lower<registers>();
+        loader.base = Wide ? (const uint8_t *)v.wide : v.pool;
         loader.lane = threadIdx.x % WARP;
         loader.warp = threadIdx.x % GROUP / WARP;
         loader.row = 4 * loader.warp + loader.lane / 8 + 16 * (loader.lane % 4);
         for (unsigned at = blockIdx.x; at < items; at += gridDim.x)
-            load_item(v, shared, item_at(v, at), loader, before);
+            load_item<Wide>(v, shared, item_at(v, at), loader, before);
     } else {
         int lane = threadIdx.x % WARP, row = threadIdx.x % GROUP / WARP * 16 + lane / 4;
         float scale = v.scale * 1.44269504088896341f;
@@ -534,6 +707,8 @@ static __global__ void __launch_bounds__(THREADS, 1) attention_stagger_kernel(st
             struct row_state state = {{NO_MAXIMUM, NO_MAXIMUM}, {0.0f, 0.0f}};
             float o[128] = {};
 
+            if (item.pairs < 0)
+                continue;
             load_queries(v, shared, item); /* the sums' barrier of the item before: all its products are done */
             fence_proxy_async();
             named_barrier_sync(BARRIER_WORKERS, 2 * GROUP);
@@ -549,14 +724,22 @@ static __global__ void __launch_bounds__(THREADS, 1) attention_stagger_kernel(st
     }
 }
 
-enum status cuda_attention_stagger(struct ops *ops, const struct attention_view *v, int64_t T)
+template <bool Wide>
+static enum status launch(struct ops *ops, const struct attention_view *v, unsigned items)
 {
     const int smem = (int)sizeof(struct shared_map) + 1024;
-    unsigned items = (unsigned)(T * v->head_tiles); /* the caller has seen to it that they fit */
-    unsigned sms = (unsigned)backend_of(ops)->sm_count, grid = items < sms ? items : sms;
+    unsigned sms = (unsigned)backend_of(ops)->sm_count, grid = Wide && items > sms ? sms : items;
 
-    CUDA_TRY(ops, cudaFuncSetAttribute(attention_stagger_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, smem));
-    LAUNCH((attention_stagger_kernel), grid, THREADS, smem, backend_of(ops)->stream, *v, items);
+    CUDA_TRY(ops, cudaFuncSetAttribute(attention_stagger_kernel<Wide>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                       smem));
+    LAUNCH((attention_stagger_kernel<Wide>), grid, THREADS, smem, backend_of(ops)->stream, *v, items);
     CUDA_LAUNCHED(ops);
     return STATUS_OK;
+}
+
+enum status cuda_attention_stagger(struct ops *ops, const struct attention_view *v, int64_t T)
+{
+    unsigned items = (unsigned)(T * v->parts * v->head_tiles); /* the caller has seen to it that they fit */
+
+    return v->wide ? launch<true>(ops, v, items) : launch<false>(ops, v, items);
 }

@@ -98,9 +98,12 @@ template <typename Value> static inline Value __shfl_xor_sync(unsigned mask, Val
     return emulated_from_lane(mask, value, threadIdx.x % 32 ^ (unsigned)offset);
 }
 
-template <typename Value> static inline Value __shfl_sync(unsigned mask, Value value, int lane)
+/* Lane `lane` of the `width` lanes, a power of two, among which the caller is. */
+template <typename Value> static inline Value __shfl_sync(unsigned mask, Value value, int lane, int width = 32)
 {
-    return emulated_from_lane(mask, value, (unsigned)lane % 32);
+    unsigned within = (unsigned)width - 1;
+
+    return emulated_from_lane(mask, value, (threadIdx.x % 32 & ~within) | ((unsigned)lane & within));
 }
 
 template <typename Value> static inline Value __shfl_up_sync(unsigned mask, Value value, unsigned delta)
