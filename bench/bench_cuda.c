@@ -1,6 +1,6 @@
 /* bench_cuda.c: the CUDA backend at the sizes it is written for, against limits measured in the same run.
  *
- *   build/bench/bench_cuda [--plugin-dir DIR] [--only TEXT] [--no-layer] [--mma | --generic]
+ *   build/bench/bench_cuda [--plugin-dir DIR] [--only TEXT] [--no-layer] [--chunk N] [--mma | --generic]
  *
  * Shapes are DeepSeek-V3.2's (H=128, Dv=512, Dr=64, Hi=64, Di=128, k=2048, 256 experts) and GLM-5's where they differ
  * (H=64, Hi=32). Limits: device-to-device copy, and cuBLASLt's BF16 and FP8 products where the library is there. */
@@ -530,7 +530,7 @@ static void all_cases(struct cuda_bench *bench)
 
 int main(int argc, char **argv)
 {
-    static struct cuda_bench bench = {.random = 1};
+    static struct cuda_bench bench = {.random = 1, .chunk = 16384};
     struct ops_options options = {.backend = "cuda"};
     struct error err = {0};
     bool layer = true;
@@ -542,6 +542,8 @@ int main(int argc, char **argv)
             options.backend = argv[++i];
         else if (strcmp(argv[i], "--only") == 0 && i + 1 < argc)
             bench.only = argv[++i];
+        else if (strcmp(argv[i], "--chunk") == 0 && i + 1 < argc)
+            bench.chunk = atoi(argv[++i]);
         else if (strcmp(argv[i], "--no-layer") == 0)
             layer = false;
         else if (strcmp(argv[i], "--mma") == 0)
@@ -549,10 +551,15 @@ int main(int argc, char **argv)
         else if (strcmp(argv[i], "--generic") == 0)
             options.cpu_features = CPU_PORTABLE;
         else {
-            (void)fprintf(stderr,
-                          "usage: bench_cuda [--plugin-dir DIR] [--only TEXT] [--no-layer] [--mma | --generic]\n");
+            (void)fprintf(
+                stderr,
+                "usage: bench_cuda [--plugin-dir DIR] [--only TEXT] [--no-layer] [--chunk N] [--mma | --generic]\n");
             return 64;
         }
+    }
+    if (bench.chunk < 64 || bench.chunk > KEYS || (bench.chunk & (bench.chunk - 1))) {
+        (void)fprintf(stderr, "bench_cuda: --chunk takes a power of two from 64 to %d\n", KEYS);
+        return 64;
     }
     if (!cuda_limits_measure(&bench.limits) && strcmp(options.backend, "cuda") == 0)
         return 77;

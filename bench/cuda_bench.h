@@ -10,6 +10,7 @@ struct cuda_bench {
     struct ops *ops;
     struct cuda_limits limits;
     const char *only; /* part of the name of the lines wanted, or NULL */
+    int chunk;        /* rows of a step of the layer's prefill: a power of two */
     uint64_t random;
     void *memory[1024]; /* of this case */
     int memory_count;
