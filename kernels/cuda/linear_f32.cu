@@ -1,21 +1,23 @@
 /* linear_f32.cu: 2-D products with F32 weights (the router, the indexer's weights of heads): F32 multiply-adds.
  *
- *   y[m, n] = sum_g part_g,  part_g = sum_{k in g} x[m, k] w[n, k]
- * g is 128 of K: one chain of fmaf from 0 inside a group, groups added in ascending order. All forms keep that chain,
- * so a row's bits depend neither on the number of rows nor on the form.
+ *   y[m, n] = sum_p part_p,  part_p = sum_{g in p} chain_g,  chain_g = sum_{k in g} x[m, k] w[n, k]
+ * g is 128 of K: one chain of fmaf from 0. A part p is 8 of them, added in ascending order, and so are the parts. All
+ * forms keep that order, so a row's bits depend neither on the number of rows nor on the form.
  *
  *   rows      up to 4 rows. A block has a few outputs' whole rows of w and all of x in shared memory at once: one wait
  *             for memory; then a thread an output and group; then a thread an output and row adds the groups.
  *             grid N / outputs, 128 threads; each group of 128 floats padded by 4, so that threads lie 4 banks apart
- *   tile      32 or 128 rows x 64 columns, 256 threads of 2 x 4 or 8 x 4 outputs; steps of 16 of K, two buffers.
- *             grid (N / 64, T / rows)
- *   groups    a tile of 32 rows for each group of K, where tiles alone would leave most SMs idle: the groups' parts go
- *             through memory and a second launch adds them. grid (N / 64, T / 32, K / 128) */
+ *   tall      tiles of 128 rows x 64 columns, 128 threads of 8 x 8 outputs; steps of 16 of K, two buffers, two blocks
+ *             an SM. grid (N / 64, T / 128, parts of K): the parts' sums go through memory and a second launch adds
+ *             them; or one block takes all parts and keeps its total in y, where tiles alone fill the SMs
+ *   low       tiles of 32 rows x 64 columns, 256 threads of 2 x 4 outputs, one group of K each, where tall tiles would
+ *             leave most SMs idle. grid (N / 64, T / 32, K / 128), and the second launch */
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/product.cuh"
 
 enum { ROWS_MOST = 4, ROWS_THREADS = 128, ROWS_SMEM = 160 * 1024, PADDED_GROUP = SCALE_GROUP + 4 };
-enum { TILE_COLUMNS = 64, TILE_STEP = 16, TILE_THREADS = 256, ADD_THREADS = 256 };
+enum { TILE_COLUMNS = 64, TILE_STEP = 16, ADD_THREADS = 256, TALL_BLOCKS_AN_SM = 2 };
+enum { PART_GROUPS = 8, PART = PART_GROUPS * SCALE_GROUP };
 
 /* --- A few rows -------------------------------------------------------------------------------------------------- */
 
@@ -83,9 +85,15 @@ static __global__ void __launch_bounds__(ROWS_THREADS) rows_kernel(struct produc
 
         if (n >= p.N || m >= p.T)
             continue;
-#pragma unroll 8
-        for (int g = 0; g < groups; g++)
-            sum += parts[at * groups + g];
+        for (int first = 0; first < groups; first += PART_GROUPS) {
+            float part = 0.0f;
+
+#pragma unroll
+            for (int g = 0; g < PART_GROUPS; g++)
+                if (first + g < groups)
+                    part += parts[at * groups + first + g];
+            sum += part;
+        }
         out = p.y + m * p.y_row_stride + n;
         *out = p.accumulate ? *out + sum : sum;
     }
@@ -128,120 +136,140 @@ static __device__ __forceinline__ void put_four(float *column, int stride, float
     column[3 * stride] = value.w;
 }
 
-/* parts: [groups, T, N] where each block has one group, else NULL. */
-template <int Rows> static __global__ void __launch_bounds__(TILE_THREADS) tile_kernel(struct product p, float *parts)
+/* `Each` values of a step of shared memory: fours, `apart` after each other; or two. */
+template <int Each> static __device__ __forceinline__ void get_some(float (&out)[Each], const float *from, int apart)
 {
+    static_assert(Each == 2 || Each % 4 == 0, "a pair or fours");
+    if (Each == 2) {
+        float2 pair = *(const float2 *)from;
+
+        out[0] = pair.x;
+        out[1] = pair.y;
+    } else {
+#pragma unroll
+        for (int i = 0; i < Each / 4; i++) {
+            float4 four = *(const float4 *)(from + i * apart);
+
+            out[4 * i] = four.x;
+            out[4 * i + 1] = four.y;
+            out[4 * i + 2] = four.z;
+            out[4 * i + 3] = four.w;
+        }
+    }
+}
+
+/* Threads of R x C outputs; a thread's fours of rows or columns lie a part of the tile apart, so that a warp reads
+ * neighbouring fours. `span` of K a block in z, a multiple of SCALE_GROUP. parts: [gridDim.z, T, N], or NULL: one block
+ * takes all of K and a PART's sum joins y as soon as it is there. */
+template <int Rows, int R, int C>
+static __global__ void __launch_bounds__(Rows *TILE_COLUMNS / (R * C), 256 * TALL_BLOCKS_AN_SM * R * C / (Rows * 128))
+    tile_kernel(struct product p, float *parts, int64_t span)
+{
+    const int threads = Rows * TILE_COLUMNS / (R * C), across = TILE_COLUMNS / C, down = Rows / R;
     const int stride_a = Rows + 4, stride_b = TILE_COLUMNS + 4;
-    const int each = Rows / 16; /* rows a thread */
-    const int loads = (Rows * TILE_STEP / 4 + TILE_THREADS - 1) / TILE_THREADS;
+    const int at_once = threads * 4 / TILE_STEP; /* rows of a step that all threads load at once */
+    const int loads_a = (Rows + at_once - 1) / at_once, loads_b = (TILE_COLUMNS + at_once - 1) / at_once;
     __shared__ __align__(16) float A[2][TILE_STEP * (Rows + 4)], B[2][TILE_STEP * (TILE_COLUMNS + 4)];
-    int tx = threadIdx.x % 16, ty = threadIdx.x / 16;
+    int tx = threadIdx.x % across, ty = threadIdx.x / across, a_at = (R < 4 ? R : 4) * ty, b_at = 4 * tx;
     int load_row = threadIdx.x / (TILE_STEP / 4), load_k = threadIdx.x % (TILE_STEP / 4) * 4;
     int64_t n0 = (int64_t)blockIdx.x * TILE_COLUMNS, m0 = (int64_t)blockIdx.y * Rows;
-    int64_t begin = parts ? (int64_t)blockIdx.z * SCALE_GROUP : 0;
-    int64_t end = parts ? min(p.K, begin + SCALE_GROUP) : p.K;
-    const float *w = n0 + load_row < p.N ? (const float *)p.w + (n0 + load_row) * p.K : NULL;
-    const float *x[loads];
-    float4 next_a[loads], next_b;
-    float sum[each][4] = {}, part[each][4] = {};
+    int64_t begin = (int64_t)blockIdx.z * span, end = min(p.K, begin + span);
+    const float *w[loads_b], *x[loads_a];
+    float4 next_a[loads_a], next_b[loads_b];
+    float sum[R][C] = {}, chain[R][C] = {};
     int buffer = 0;
 
 #pragma unroll
-    for (int i = 0; i < loads; i++) {
-        int row = load_row + i * (TILE_THREADS * 4 / TILE_STEP);
+    for (int i = 0; i < loads_a; i++) {
+        int row = load_row + i * at_once;
 
         x[i] = row < Rows && m0 + row < p.T ? p.x.plain + (m0 + row) * p.x.row_stride : NULL;
         next_a[i] = four_of(x[i], begin + load_k, end);
     }
-    next_b = four_of(w, begin + load_k, end);
+#pragma unroll
+    for (int i = 0; i < loads_b; i++) {
+        int row = load_row + i * at_once;
+
+        w[i] = row < TILE_COLUMNS && n0 + row < p.N ? (const float *)p.w + (n0 + row) * p.K : NULL;
+        next_b[i] = four_of(w[i], begin + load_k, end);
+    }
     for (int64_t k0 = begin; k0 < end; k0 += TILE_STEP, buffer ^= 1) {
 #pragma unroll
-        for (int i = 0; i < loads; i++) {
-            int row = load_row + i * (TILE_THREADS * 4 / TILE_STEP);
-
-            if (row < Rows)
-                put_four(&A[buffer][load_k * stride_a + row], stride_a, next_a[i]);
-        }
-        put_four(&B[buffer][load_k * stride_b + load_row], stride_b, next_b);
+        for (int i = 0; i < loads_a; i++)
+            if (load_row + i * at_once < Rows)
+                put_four(&A[buffer][load_k * stride_a + load_row + i * at_once], stride_a, next_a[i]);
+#pragma unroll
+        for (int i = 0; i < loads_b; i++)
+            if (load_row + i * at_once < TILE_COLUMNS)
+                put_four(&B[buffer][load_k * stride_b + load_row + i * at_once], stride_b, next_b[i]);
         __syncthreads(); /* also: nobody reads this buffer of two steps ago any more */
 #pragma unroll
-        for (int i = 0; i < loads; i++)
+        for (int i = 0; i < loads_a; i++)
             next_a[i] = four_of(x[i], k0 + TILE_STEP + load_k, end);
-        next_b = four_of(w, k0 + TILE_STEP + load_k, end);
+#pragma unroll
+        for (int i = 0; i < loads_b; i++)
+            next_b[i] = four_of(w[i], k0 + TILE_STEP + load_k, end);
 #pragma unroll
         for (int k = 0; k < TILE_STEP; k++) {
-            float4 b = *(const float4 *)&B[buffer][k * stride_b + 4 * tx];
-            float a[each];
+            float a[R], b[C];
 
+            get_some<R>(a, &A[buffer][k * stride_a + a_at], 4 * down);
+            get_some<C>(b, &B[buffer][k * stride_b + b_at], 4 * across);
 #pragma unroll
-            for (int i = 0; i < each; i += each < 4 ? 2 : 4) {
-                /* Rows 4 ty and 64 + 4 ty on of 128; 2 ty on of 32. */
-                if (each < 4) {
-                    float2 pair = *(const float2 *)&A[buffer][k * stride_a + 2 * ty];
-
-                    a[i] = pair.x;
-                    a[i + 1] = pair.y;
-                } else {
-                    float4 four = *(const float4 *)&A[buffer][k * stride_a + i / 4 * 64 + 4 * ty];
-
-                    a[i] = four.x;
-                    a[i + 1] = four.y;
-                    a[(i + 2) % each] = four.z;
-                    a[(i + 3) % each] = four.w;
-                }
-            }
+            for (int i = 0; i < R; i++)
 #pragma unroll
-            for (int i = 0; i < each; i++) {
-                part[i][0] = fmaf(a[i], b.x, part[i][0]);
-                part[i][1] = fmaf(a[i], b.y, part[i][1]);
-                part[i][2] = fmaf(a[i], b.z, part[i][2]);
-                part[i][3] = fmaf(a[i], b.w, part[i][3]);
-            }
+                for (int j = 0; j < C; j++)
+                    chain[i][j] = fmaf(a[i], b[j], chain[i][j]);
         }
-        if ((k0 + TILE_STEP) % SCALE_GROUP == 0 || k0 + TILE_STEP >= end) {
+        if ((k0 + TILE_STEP) % SCALE_GROUP && k0 + TILE_STEP < end)
+            continue;
 #pragma unroll
-            for (int i = 0; i < each; i++)
+        for (int i = 0; i < R; i++)
 #pragma unroll
-                for (int j = 0; j < 4; j++) {
-                    sum[i][j] += part[i][j];
-                    part[i][j] = 0.0f;
-                }
-        }
-    }
+            for (int j = 0; j < C; j++) {
+                sum[i][j] += chain[i][j];
+                chain[i][j] = 0.0f;
+            }
+        if ((k0 + TILE_STEP) % PART && k0 + TILE_STEP < end)
+            continue;
 #pragma unroll
-    for (int i = 0; i < each; i++) {
-        int64_t row = m0 + (each < 4 ? 2 * ty + i : i / 4 * 64 + 4 * ty + i % 4);
+        for (int i = 0; i < R; i++) {
+            int64_t row = m0 + a_at + i / 4 * (4 * down) + i % 4;
 
 #pragma unroll
-        for (int j = 0; j < 4; j++) {
-            int64_t n = n0 + 4 * tx + j;
+            for (int j = 0; j < C; j++) {
+                int64_t n = n0 + b_at + j / 4 * (4 * across) + j % 4;
+                float *out = parts ? parts + (blockIdx.z * p.T + row) * p.N + n : p.y + row * p.y_row_stride + n;
 
-            if (row >= p.T || n >= p.N)
-                continue;
-            if (parts) {
-                parts[(blockIdx.z * p.T + row) * p.N + n] = sum[i][j];
-            } else {
-                float *out = p.y + row * p.y_row_stride + n;
-
-                *out = p.accumulate ? *out + sum[i][j] : sum[i][j];
+                if (row < p.T && n < p.N)
+                    *out = !parts && (k0 >= PART || p.accumulate) ? *out + sum[i][j] : sum[i][j];
+                sum[i][j] = 0.0f;
             }
         }
     }
 }
 
+/* parts: of `each` groups, 1 or PART_GROUPS. */
 static __global__ void __launch_bounds__(ADD_THREADS)
-    add_groups_kernel(struct product p, const float *parts, int groups)
+    add_parts_kernel(struct product p, const float *parts, int count, int each)
 {
-    int64_t at = (int64_t)blockIdx.x * ADD_THREADS + threadIdx.x;
-    float sum = 0.0f, *out;
+    int64_t at = (int64_t)blockIdx.x * ADD_THREADS + threadIdx.x, all = p.T * p.N;
+    int together = PART_GROUPS / each;
+    float total = 0.0f, *out;
 
-    if (at >= p.T * p.N)
+    if (at >= all)
         return;
-#pragma unroll 8
-    for (int g = 0; g < groups; g++)
-        sum += parts[g * p.T * p.N + at];
+    for (int first = 0; first < count; first += together) {
+        float sum = 0.0f;
+
+#pragma unroll
+        for (int i = 0; i < PART_GROUPS; i++)
+            if (i < together && first + i < count)
+                sum += parts[(first + i) * all + at];
+        total += sum;
+    }
     out = p.y + at / p.N * p.y_row_stride + at % p.N;
-    *out = p.accumulate ? *out + sum : sum;
+    *out = p.accumulate ? *out + total : total;
 }
 
 /* --- Launch --------------------------------------------------------------------------------------------------------
@@ -253,12 +281,43 @@ bool product_takes_f32(const struct product *p, enum dtype dtype)
            (uintptr_t)p->x.plain % 16 == 0 && (uintptr_t)p->w % 16 == 0;
 }
 
+/* Whether blocks of whole rows of K fill the SMs about as well as blocks of one part of it. */
+static bool fills(const struct cuda_backend *backend, int64_t tiles)
+{
+    int64_t slots = (int64_t)TALL_BLOCKS_AN_SM * backend->sm_count, waves = (tiles + slots - 1) / slots;
+
+    return 10 * tiles >= 9 * waves * slots || waves > 3;
+}
+
+template <int Rows, int R, int C>
+static enum status launch_tiles(struct ops *ops, const struct product *p, int64_t span)
+{
+    unsigned columns = ceil_div(p->N, TILE_COLUMNS), rows = ceil_div(p->T, Rows), count = ceil_div(p->K, span);
+    cudaStream_t stream = backend_of(ops)->stream;
+    void *parts = NULL;
+    enum status status;
+
+    if (count > 1) {
+        status = cuda_scratch(ops, SCRATCH_A, (size_t)count * p->T * p->N * sizeof(float), &parts);
+        if (status)
+            return status;
+    }
+    LAUNCH((tile_kernel<Rows, R, C>), dim3(columns, rows, count), Rows * TILE_COLUMNS / (R * C), 0, stream, *p,
+           (float *)parts, span);
+    CUDA_LAUNCHED(ops);
+    if (!parts)
+        return STATUS_OK;
+    LAUNCH((add_parts_kernel), ceil_div(p->T * p->N, ADD_THREADS), ADD_THREADS, 0, stream, *p, (const float *)parts,
+           (int)count, (int)(span / SCALE_GROUP));
+    CUDA_LAUNCHED(ops);
+    return STATUS_OK;
+}
+
 enum status cuda_product_f32(struct ops *ops, const struct product *p)
 {
     struct cuda_backend *backend = backend_of(ops);
-    unsigned columns = ceil_div(p->N, TILE_COLUMNS), groups = ceil_div(p->K, SCALE_GROUP);
-    unsigned tall = ceil_div(p->T, 128), low = ceil_div(p->T, 32);
-    void *parts;
+    int64_t groups = ceil_div(p->K, SCALE_GROUP), parts = ceil_div(p->K, PART);
+    int64_t tall = (int64_t)ceil_div(p->N, TILE_COLUMNS) * ceil_div(p->T, 128);
     enum status status;
 
     if (p->T <= ROWS_MOST) {
@@ -268,19 +327,10 @@ enum status cuda_product_f32(struct ops *ops, const struct product *p)
         if (status != STATUS_UNSUPPORTED)
             return status;
     }
-    if (4 * (int64_t)columns * tall >= 3 * backend->sm_count) {
-        LAUNCH((tile_kernel<128>), dim3(columns, tall), TILE_THREADS, 0, backend->stream, *p, (float *)NULL);
-    } else if (2 * (int64_t)columns * low >= backend->sm_count || groups == 1 || groups > 65535) {
-        LAUNCH((tile_kernel<32>), dim3(columns, low), TILE_THREADS, 0, backend->stream, *p, (float *)NULL);
-    } else {
-        status = cuda_scratch(ops, SCRATCH_A, (size_t)groups * p->T * p->N * sizeof(float), &parts);
-        if (status)
-            return status;
-        LAUNCH((tile_kernel<32>), dim3(columns, low, groups), TILE_THREADS, 0, backend->stream, *p, (float *)parts);
-        CUDA_LAUNCHED(ops);
-        LAUNCH((add_groups_kernel), ceil_div(p->T * p->N, ADD_THREADS), ADD_THREADS, 0, backend->stream, *p,
-               (const float *)parts, (int)groups);
-    }
-    CUDA_LAUNCHED(ops);
-    return STATUS_OK;
+    if (4 * tall * parts < 3 * backend->sm_count && groups <= 65535)
+        return launch_tiles<32, 2, 4>(ops, p, SCALE_GROUP);
+    /* A total that is kept in y cannot be added to what was there. */
+    if (parts > 65535 || (fills(backend, tall) && !p->accumulate))
+        return launch_tiles<128, 8, 8>(ops, p, groups * SCALE_GROUP);
+    return launch_tiles<128, 8, 8>(ops, p, PART);
 }

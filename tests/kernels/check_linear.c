@@ -241,6 +241,12 @@ static const struct check_case cases[] = {
     ALONE("f32 T=101 N=1090 K=132", 101, 0, 1090, 132, DTYPE_F32, NUMERICS_FP8),
     ALONE("f32 T=70 N=130 K=1028", 70, 0, 130, 1028, DTYPE_F32, NUMERICS_FP8),
     ALONE("f32 T=200 N=3200 K=12", 200, 0, 3200, 12, DTYPE_F32, NUMERICS_FP8),
+    ALONE("f32 T=150 N=100 K=2080", 150, 0, 100, 2080, DTYPE_F32, NUMERICS_FP8),
+    CASE("f32 T=140 N=70 K=1100 accumulate", 140, 0, 70, 1100, DTYPE_F32, NUMERICS_FP8, true),
+    /* Tall tiles: parts of K, in y and through memory, on a device of 132 SMs. */
+    ALONE("huge f32 T=150 N=1090 K=2080", 150, 0, 1090, 2080, DTYPE_F32, NUMERICS_FP8),
+    ALONE("huge f32 T=150 N=7700 K=1032", 150, 0, 7700, 1032, DTYPE_F32, NUMERICS_FP8),
+    CASE("huge f32 T=150 N=1090 K=2080 accumulate", 150, 0, 1090, 2080, DTYPE_F32, NUMERICS_FP8, true),
     CASE("f32 T=6 N=64 K=140 accumulate", 6, 0, 64, 140, DTYPE_F32, NUMERICS_FP8, true),
     CASE("f32 T=3 N=9 K=140 accumulate", 3, 0, 9, 140, DTYPE_F32, NUMERICS_FP8, true),
     CASE("f32 per head", 100, 2, 40, 64, DTYPE_F32, NUMERICS_FP8),
