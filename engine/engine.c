@@ -5,7 +5,8 @@
 
 #include "engine/engine_impl.h"
 
-enum { DEFAULT_PREFILL_CHUNK = 512, MAX_PREFILL_CHUNK = 65536, MAX_SWEEP_TOKENS = 131072 };
+enum { DEFAULT_PREFILL_CHUNK = 512, DEVICE_PREFILL_CHUNK = 4096, MAX_PREFILL_CHUNK = 65536 };
+enum { MAX_SWEEP_TOKENS = 131072 };
 static const int64_t default_disk_cache_bytes = (int64_t)8 << 30, default_packed_bytes = (int64_t)16 << 30;
 
 /* Bump when the meaning of a cached page's bytes changes: saved prefixes of older programs are then not found. */
@@ -79,11 +80,11 @@ static enum status open_backend(struct engine *e, const struct engine_options *o
 }
 
 /* Rows of a pass. Only where layers are streamed is it worth keeping more of them than are computed together. */
-static void choose_sizes(struct engine *e, const struct engine_options *o, bool sweeps)
+static void choose_sizes(struct engine *e, const struct engine_options *o, int chunk, bool sweeps)
 {
     int64_t logit_rows = LOGIT_BUDGET_BYTES / ((int64_t)e->config.vocab * (int64_t)sizeof(float));
     int64_t sweep = o->sweep_tokens ? o->sweep_tokens : e->config.window;
-    int chunk = o->prefill_chunk ? o->prefill_chunk : DEFAULT_PREFILL_CHUNK, rows = chunk + MAX_DECODE_ROWS;
+    int rows = chunk + MAX_DECODE_ROWS;
 
     e->prefill_chunk = chunk;
     if (sweeps && sweep > chunk)
@@ -93,17 +94,42 @@ static void choose_sizes(struct engine *e, const struct engine_options *o, bool 
     e->sizes = (struct forward_sizes){rows, e->max_rows, e->max_logit_rows};
 }
 
+/* Tokens of prefill a step. A device reads the weights of all experts once a step, so it takes longer ones where nobody
+ * asked: not longer than the caches, and where four times their working memory (scratch may be as much again and more)
+ * is free beside everything else, all layers resident. */
+static int choose_chunk(struct engine *e, const struct engine_options *o)
+{
+    const struct engine_memory *m = &e->info.memory;
+    int chunk = DEVICE_PREFILL_CHUNK;
+
+    if (o->prefill_chunk || ops_is_host(e->ops))
+        return o->prefill_chunk ? o->prefill_chunk : DEFAULT_PREFILL_CHUNK;
+    for (; chunk > DEFAULT_PREFILL_CHUNK; chunk /= 2) {
+        struct error none = {0};
+
+        choose_sizes(e, o, chunk, false);
+        if (chunk <= e->kv_tokens && memory_check(e, &none) == STATUS_OK &&
+            m->table_bytes + m->reserve_bytes + m->cache_bytes + m->head_bytes + m->layer_bytes + 4 * m->work_bytes <=
+                m->available_bytes)
+            break;
+    }
+    return chunk;
+}
+
 /* Caches, working memory and scratch, and which layers are streamed. Twice where some are: they are to be used by
  * sweeps, which take more memory. */
 static enum status plan_memory(struct engine *e, const struct engine_options *o, bool *streamed, struct error *err)
 {
+    int64_t pages;
+    int chunk;
+
+    e->kv_tokens = o->kv_tokens ? o->kv_tokens : e->config.window;
+    pages = (e->kv_tokens + CACHE_PAGE_TOKENS - 1) / CACHE_PAGE_TOKENS;
+    chunk = choose_chunk(e, o);
     for (bool sweeps = false;; sweeps = true) {
-        int64_t pages;
         enum status s;
 
-        e->kv_tokens = o->kv_tokens ? o->kv_tokens : e->config.window;
-        pages = (e->kv_tokens + CACHE_PAGE_TOKENS - 1) / CACHE_PAGE_TOKENS;
-        choose_sizes(e, o, sweeps);
+        choose_sizes(e, o, chunk, sweeps);
         s = memory_check(e, err);
         if (!s && !e->cache)
             s = kv_cache_create(e->ops, &e->config, e->model.numerics, pages, &e->cache, err);

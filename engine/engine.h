@@ -33,6 +33,7 @@ struct engine_memory {
     int64_t head_bytes, layer_bytes;       /* matrices */
     int64_t resident_bytes, streamed_bytes, slot_bytes; /* layers on the device; in pinned host memory; their way in */
     int resident_layers, streamed_layers;
+    int step_tokens; /* of prefill a step, at most */
 };
 /* One line, cut at `bytes`; returns its whole length. */
 size_t engine_memory_text(const struct engine_memory *memory, char *text, size_t bytes);
@@ -46,7 +47,7 @@ struct engine_options {
     bool pin_threads;        /* each kernel thread stays on one processor: for a machine of one's own          */
     bool plain;              /* no Hadamard, no FP8 rounding of activations and caches: for comparisons        */
     int64_t kv_tokens;       /* capacity of the caches in tokens, all sequences together; 0: one full window   */
-    int prefill_chunk;       /* tokens of prefill a step; 0: 512                                               */
+    int prefill_chunk;       /* tokens of prefill a step; 0: 512, on a device up to 4096 where there is room   */
     int draft_tokens;        /* speculative decoding: the most tokens that the checkpoint's MTP layer guesses for
                                 a sequence a step, up to ENGINE_MAX_DRAFT. What is given is the same with any
                                 number. 0: off, and the layer is not loaded                                     */

@@ -128,6 +128,7 @@ enum status memory_plan(struct engine *e, bool *streamed, struct error *err)
 
     memory->cache_bytes = kv_cache_bytes(e->cache);
     memory->work_bytes = forward_bytes(e->forward);
+    memory->step_tokens = e->prefill_chunk;
     if (ops_is_host(e->ops))
         return STATUS_OK;
     s = ops_memory(e->ops, &device);
@@ -153,17 +154,18 @@ size_t engine_memory_text(const struct engine_memory *m, char *text, size_t byte
     int n;
 
     if (!m->device_bytes) {
-        n = snprintf(text, bytes, "host memory: weights mapped, caches %.1f MiB, working memory %.1f MiB",
-                     mib(m->cache_bytes), mib(m->work_bytes));
+        n = snprintf(text, bytes,
+                     "host memory: weights mapped, caches %.1f MiB, working memory %.1f MiB for %d tokens a step",
+                     mib(m->cache_bytes), mib(m->work_bytes), m->step_tokens);
     } else {
         n = snprintf(text, bytes,
                      "device memory, MiB: %.1f free of %.1f; %d layers resident %.1f, head %.1f, tables %.1f, caches "
-                     "%.1f, working memory %.1f, scratch %.1f, reserve %.1f; %d layers streamed from %.1f of pinned "
-                     "host memory through %.1f",
+                     "%.1f, working memory %.1f for %d tokens a step, scratch %.1f, reserve %.1f; %d layers streamed "
+                     "from %.1f of pinned host memory through %.1f",
                      mib(m->available_bytes), mib(m->device_bytes), m->resident_layers, mib(m->resident_bytes),
                      mib(m->head_bytes), mib(m->table_bytes), mib(m->cache_bytes), mib(m->work_bytes),
-                     mib(m->scratch_bytes), mib(m->reserve_bytes), m->streamed_layers, mib(m->streamed_bytes),
-                     mib(m->slot_bytes));
+                     m->step_tokens, mib(m->scratch_bytes), mib(m->reserve_bytes), m->streamed_layers,
+                     mib(m->streamed_bytes), mib(m->slot_bytes));
     }
     return n < 0 ? 0 : (size_t)n;
 }

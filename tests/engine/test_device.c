@@ -486,6 +486,41 @@ TEST(memory_streams_as_few_layers_as_will_do_and_spreads_them)
     CHECK(!streamed[5]);
 }
 
+DEVICE_TEST(device_takes_longer_steps_where_there_is_room)
+{
+    struct random_model m = small_model(RANDOM_FP8);
+    struct engine_memory memory = {0};
+    struct engine_options o = {.backend = device, .kv_tokens = 4096, .planned = remember_plan,
+                               .progress_context = &memory};
+    struct engine *engine;
+
+    write_model(&m);
+    engine = open_engine_with(o);
+    CHECK_EQ_INT(memory.step_tokens, 4096);
+    CHECK_EQ_INT(engine->prefill_chunk, 4096);
+    engine_close(engine);
+
+    o.kv_tokens = 1024; /* no more tokens than that can be in a step */
+    engine = open_engine_with(o);
+    CHECK_EQ_INT(memory.step_tokens, 1024);
+    engine_close(engine);
+
+    o.prefill_chunk = 512;
+    engine = open_engine_with(o);
+    CHECK_EQ_INT(memory.step_tokens, 512);
+    engine_close(engine);
+
+    /* As much as steps of 512 take: no layer is streamed for the sake of longer ones. */
+    o.prefill_chunk = 0;
+    o.device_bytes = memory.table_bytes + memory.cache_bytes + memory.work_bytes + memory.scratch_bytes +
+                     memory.head_bytes + memory.layer_bytes;
+    o.device_bytes = o.device_bytes * 128 / 127 + (1 << 16);
+    engine = open_engine_with(o);
+    CHECK_EQ_INT(memory.step_tokens, 512);
+    CHECK_EQ_INT(memory.streamed_layers, 0);
+    engine_close(engine);
+}
+
 /* The same tokens with every layer resident, with some streamed, and with all. Passes of at most 64 rows. */
 DEVICE_TEST(device_streamed_layers_change_no_bit)
 {
