@@ -29,6 +29,7 @@ static __device__ __forceinline__ float record_value(const uint8_t *record, int 
 template <int DimsPerThread>
 static __global__ void __launch_bounds__(ATTENTION_THREADS) attention_kernel(struct attention_view v)
 {
+    after_previous();
     DYNAMIC_SHARED(float, shared);
     int D = v.Dv + v.Dr, stride = D + 1;
     float *q = shared, *tile = q + HEAD_TILE * D, *p = tile + RECORD_TILE * stride,

@@ -99,6 +99,7 @@ template <int Dv, int Dr> static __device__ __forceinline__ void decode_records(
 template <int Dv, int Dr>
 static __global__ void __launch_bounds__(THREADS, 1) attention_mma_kernel(struct attention_view v)
 {
+    after_previous();
     using L = layout<Dv, Dr>;
     const int n_tiles = Dv / 64; /* 8-wide output tiles a warp */
     DYNAMIC_SHARED(uint8_t, shared);

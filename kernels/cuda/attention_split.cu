@@ -15,6 +15,7 @@ static const int64_t WIDE_BUDGET_BYTES = (int64_t)1 << 30;
 static __global__ void __launch_bounds__(WIDEN_THREADS)
     widen_kernel(struct attention_view v, int64_t count, __nv_bfloat16 *wide)
 {
+    after_previous();
     const int chunks = (LATENT + ROPE) / 8;
     int64_t at = (int64_t)blockIdx.x * WIDEN_THREADS + threadIdx.x, row = at / chunks;
     int chunk = (int)(at % chunks), position = (int)(row % v.wide_rows);
@@ -52,6 +53,7 @@ static __global__ void __launch_bounds__(WIDEN_THREADS)
 
 static __global__ void __launch_bounds__(COMBINE_THREADS) combine_kernel(struct attention_view v)
 {
+    after_previous();
     enum { TOGETHER = 8 }; /* parts whose loads are on their way at once */
     int64_t t = blockIdx.x / v.H;
     int h = (int)(blockIdx.x % v.H), count = v.selected ? v.selected_count : v.visible[t];

@@ -670,6 +670,7 @@ static __device__ __forceinline__ void store(const struct attention_view &v, str
 template <bool Wide>
 static __global__ void __launch_bounds__(THREADS, 1) attention_stagger_kernel(struct attention_view v, unsigned items)
 {
+    after_previous();
     typedef register_split<THREADS, Wide ? 72 : 88, Wide ? 216 : 208> registers; /* FP8 goes through them */
     DYNAMIC_SHARED(uint8_t, memory);
     struct shared_map *shared = (struct shared_map *)(memory + (1024 - ((uintptr_t)memory & 1023)) % 1024);

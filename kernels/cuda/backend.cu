@@ -21,6 +21,7 @@ static const double MIB = 1024.0 * 1024.0;
 extern "C" __attribute__((visibility("default"))) struct cuda_faults dsa_cuda_faults;
 struct cuda_faults dsa_cuda_faults;
 __thread bool cuda_rehearsing;
+__thread struct cuda_following cuda_following;
 
 /* --- Errors ------------------------------------------------------------------------------------------------------ */
 
@@ -133,6 +134,7 @@ static enum status cuda_open(const struct ops_options *options, struct ops *ops,
     /* For tests: CPU_PORTABLE leaves the generic kernels, CPU_AVX2 those of compute capability 8.0. */
     backend->wgmma = properties.major == 9 && !options->cpu_features;
     backend->mma = !(options->cpu_features & CPU_PORTABLE);
+    backend->overlaps = properties.major >= 9;
     backend->sm_count = properties.multiProcessorCount;
     backend->smem_per_block = (size_t)smem;
     backend->lost = cudaSuccess;
@@ -242,6 +244,7 @@ void cuda_free(struct ops *ops, void *memory)
 
 enum status cuda_upload(struct ops *ops, void *device, const void *host, size_t bytes)
 {
+    cuda_following.after_kernel = false;
     CUDA_TRY(ops, cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, backend_of(ops)->stream));
     CUDA_TRY(ops, cudaStreamSynchronize(backend_of(ops)->stream));
     return STATUS_OK;
@@ -249,6 +252,7 @@ enum status cuda_upload(struct ops *ops, void *device, const void *host, size_t 
 
 static enum status cuda_download(struct ops *ops, void *host, const void *device, size_t bytes)
 {
+    cuda_following.after_kernel = false;
     CUDA_TRY(ops, cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, backend_of(ops)->stream));
     CUDA_TRY(ops, cudaStreamSynchronize(backend_of(ops)->stream));
     return STATUS_OK;
@@ -256,6 +260,7 @@ static enum status cuda_download(struct ops *ops, void *host, const void *device
 
 static enum status cuda_fill(struct ops *ops, void *device, int byte, size_t bytes)
 {
+    cuda_following.after_kernel = false;
     CUDA_TRY(ops, cudaMemsetAsync(device, byte, bytes, backend_of(ops)->stream));
     return STATUS_OK;
 }
@@ -283,12 +288,14 @@ static void cuda_host_free(struct ops *ops, void *memory)
 
 static enum status cuda_upload_queued(struct ops *ops, void *device, const void *host, size_t bytes)
 {
+    cuda_following.after_kernel = false;
     CUDA_TRY(ops, cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, backend_of(ops)->stream));
     return STATUS_OK;
 }
 
 static enum status cuda_download_queued(struct ops *ops, void *host, const void *device, size_t bytes)
 {
+    cuda_following.after_kernel = false;
     CUDA_TRY(ops, cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, backend_of(ops)->stream));
     return STATUS_OK;
 }

@@ -22,6 +22,7 @@ static __device__ __forceinline__ void take_better(float *value, int *column, fl
 static __global__ void __launch_bounds__(BEST_THREADS) best_kernel(const float *logits, int64_t stride, int V,
                                                                    int32_t *best, float *log_probability)
 {
+    after_previous();
     __shared__ float values[BEST_WARPS], partial[BEST_WARPS];
     __shared__ int columns[BEST_WARPS];
     const float *row = logits + blockIdx.x * stride;

@@ -66,6 +66,7 @@ static __global__ void latent_write_kernel(const float *c, int64_t c_stride, con
                                            struct rotation rope, const int32_t *slot, int Dv, int Dr, int record_bytes,
                                            bool plain, uint8_t *pool)
 {
+    after_previous();
     uint8_t *record = pool + (int64_t)slot[blockIdx.x] * record_bytes;
     const float *latent = c + blockIdx.x * c_stride, *rotary = k_pe + blockIdx.x * k_stride;
     int groups = (Dv + SCALE_GROUP - 1) / SCALE_GROUP;
@@ -130,6 +131,7 @@ static __device__ __forceinline__ void index_write(const float *key, int32_t slo
 static __global__ void index_write_kernel(const float *k, int64_t k_stride, const int32_t *slot, int64_t T, int Di,
                                           int64_t page_bytes, bool plain, uint8_t *pool)
 {
+    after_previous();
     int64_t t = (int64_t)blockIdx.x * GROUP_WARPS + threadIdx.x / WARP;
 
     if (t < T)
@@ -148,6 +150,7 @@ static __global__ void index_change_write_kernel(const float *k, int64_t k_strid
                                                  const int32_t *slot, int Di, int64_t page_bytes, bool plain,
                                                  uint8_t *pool)
 {
+    after_previous();
     __shared__ float partial[WARP];
     DYNAMIC_SHARED(float, shared);
     float *row = shared, *turned = shared + Di;

@@ -29,7 +29,7 @@ extern "C" {
                             emulated_bind([](auto... values) { kernel(values...); }, __VA_ARGS__))
 #define DYNAMIC_SHARED(type, name) type *name = (type *)emulated_dynamic_shared()
 #else
-#define START(kernel, grid, block, smem, stream, ...) kernel<<<grid, block, smem, stream>>>(__VA_ARGS__)
+#define START(kernel, grid, block, smem, stream, ...) cuda_start(kernel, grid, block, smem, stream, __VA_ARGS__)
 #define DYNAMIC_SHARED(type, name)                    extern __shared__ type name[]
 #endif
 /* Nothing starts in a rehearsal: what an op allocates, it has then allocated. */
@@ -39,6 +39,61 @@ extern "C" {
             START(kernel, grid, block, smem, stream, __VA_ARGS__);      \
     } while (0)
 extern __thread bool cuda_rehearsing;
+
+/* How this thread's next launch follows what stands before it in the stream: see after_previous(). */
+struct cuda_following {
+    bool early;        /* kernels may start before their predecessor has ended: while ops are recorded */
+    bool after_kernel; /* what stands before it is a kernel: a copy or a fill cannot be overlapped */
+};
+extern __thread struct cuda_following cuda_following;
+
+#ifndef DSA_CUDA_EMULATED
+/* An error is left for cuda_launched(). */
+template <typename... Parameters, typename... Values>
+static void cuda_start(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t smem, cudaStream_t stream,
+                       Values... values)
+{
+    cudaLaunchAttribute early = {};
+    cudaLaunchConfig_t config = {};
+
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+    config.gridDim = grid;
+    config.blockDim = block;
+    config.dynamicSmemBytes = smem;
+    config.stream = stream;
+    config.attrs = &early;
+    config.numAttrs = cuda_following.early && cuda_following.after_kernel;
+    cuda_following.after_kernel = true;
+    (void)cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(values)...);
+}
+#endif
+
+/* The first statement of every kernel. In a recording a kernel's blocks may start while the kernel before it runs
+ * (programmatic dependent launch, compute capability 9.0): before this call they may touch parameters and shared
+ * memory alone. It waits until the kernel before has ended and its writes are seen; as that one began so too, all
+ * kernels before it have ended as well. The kernel behind is let in at once: its blocks start when all of this one's
+ * have, in what room they leave, so they cannot keep one of these waiting. */
+static __device__ __forceinline__ void after_previous(void)
+{
+#ifdef DSA_CUDA_EMULATED
+    emulated_after_previous();
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+/* The first statement of a kernel that calls after_previous() later: until then it reads, of global memory, weights
+ * alone, which no kernel writes. */
+static __device__ __forceinline__ void weights_before_previous(void)
+{
+#ifdef DSA_CUDA_EMULATED
+    emulated_weights_before_previous();
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
 
 /* Grow-only scratch on the device. Slots live until the backend closes; one op may use several. */
 enum scratch_slot { SCRATCH_A, SCRATCH_B, SCRATCH_C, SCRATCH_D, SCRATCH_E, SCRATCH_F, SCRATCH_G, SCRATCH_COUNT };
@@ -53,6 +108,7 @@ struct cuda_backend {
     size_t scratch_bytes[SCRATCH_COUNT];
     unsigned scratch_moves; /* how often a slot grew: a recording holds the old addresses */
     bool recording;
+    bool overlaps;    /* kernels of a recording start before their predecessor ends; compute capability 9.0 */
     cudaError_t lost; /* the error after which every call fails, else cudaSuccess */
     size_t used, limit; /* bytes taken, and the most to take (0: all) */
     struct allocation *allocations;

@@ -12,6 +12,7 @@ enum { KEY_TILE = 128, SCORE_BUDGET_BYTES = 256 << 20 };
 
 template <int RegisterDi> static __global__ void __launch_bounds__(KEY_TILE) scores_kernel(struct index_view v)
 {
+    after_previous();
     DYNAMIC_SHARED(float, shared); /* q [Hi, Di], then weight * q scale [Hi] */
     float *q = shared, *weight = shared + v.Hi * v.Di;
     int64_t t = blockIdx.x / v.tiles, s = (int64_t)(blockIdx.x % v.tiles) * KEY_TILE + threadIdx.x;

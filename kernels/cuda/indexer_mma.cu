@@ -37,6 +37,7 @@ static __device__ __forceinline__ void fetch_query(const struct index_view &v, i
 
 static __global__ void __launch_bounds__(THREADS, 2) scores_mma_kernel(struct index_view v, int64_t T)
 {
+    after_previous();
     DYNAMIC_SHARED(uint8_t, shared);
     __nv_bfloat16 *queries = (__nv_bfloat16 *)shared;
     float *weights = (float *)(shared + 2 * (size_t)v.Hi * Q_STRIDE * 2);

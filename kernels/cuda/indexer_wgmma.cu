@@ -190,6 +190,7 @@ template <int Heads>
 static __global__ void __launch_bounds__(THREADS, 2)
     scores_wgmma_kernel(struct index_view v, int64_t T, int splits, int keys_a_split)
 {
+    after_previous();
     const int rows = TILES * COLUMNS / Heads;
     DYNAMIC_SHARED(uint8_t, memory);
     struct shared_map *shared = (struct shared_map *)(memory + (1024 - ((uintptr_t)memory & 1023)) % 1024);

@@ -87,6 +87,7 @@ static __device__ __forceinline__ void load_rows(__nv_bfloat16 (*tile)[PAD_K], c
 
 template <bool Fp8> static __global__ void __launch_bounds__(MMA_THREADS) product_mma(struct product p)
 {
+    after_previous();
     __shared__ __align__(16) __nv_bfloat16 A[TILE_M][PAD_K], B[TILE_N][PAD_K];
     __shared__ int32_t rows[TILE_M]; /* operand row of each tile row, -1: none */
     int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
@@ -202,6 +203,7 @@ static __device__ __forceinline__ float weight_value(enum dtype dtype, const voi
 
 static __global__ void __launch_bounds__(PLAIN_THREADS) product_plain(struct product p, enum dtype dtype)
 {
+    after_previous();
     __shared__ float A[PLAIN_K][TILE_M + 4], B[PLAIN_K][PLAIN_N + 4];
     __shared__ int32_t rows[TILE_M];
     int head = blockIdx.z, tx = threadIdx.x % 16, ty = threadIdx.x / 16;
@@ -337,6 +339,7 @@ static __global__ void __launch_bounds__(OPERAND_THREADS)
     operand_fours_kernel(const float *x, int64_t row_stride, int64_t head_stride, unsigned heads, unsigned all, int K,
                          unsigned groups, void *out, float *scale)
 {
+    after_previous();
     unsigned at = blockIdx.x * OPERAND_GROUPS + threadIdx.x / GROUP_LANES, r = at / groups, g = at - r * groups;
     unsigned t = heads == 1 ? r : r / heads, head = r - t * heads;
     int lane = threadIdx.x % GROUP_LANES, columns = at < all ? K - (int)(g * SCALE_GROUP) : 0;
@@ -382,6 +385,7 @@ template <enum operand_form Form>
 static __global__ void operand_kernel(const float *x, int64_t row_stride, int64_t head_stride, int heads, int64_t R,
                                       int K, int groups, void *out, float *scale)
 {
+    after_previous();
     int64_t at = (int64_t)blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP, r = at / groups;
     int g = (int)(at % groups), start = g * SCALE_GROUP, lane = threadIdx.x % WARP,
         count = min((int)SCALE_GROUP, K - start);

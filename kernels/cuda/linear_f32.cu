@@ -32,6 +32,7 @@ static __device__ __forceinline__ void fetch_row(float *shared, const float *sou
 template <int Rows>
 static __global__ void __launch_bounds__(ROWS_THREADS) rows_kernel(struct product p, int outputs, int span_groups)
 {
+    weights_before_previous();
     DYNAMIC_SHARED(float, shared);
     int K = (int)p.K, groups = (K + SCALE_GROUP - 1) / SCALE_GROUP, span = span_groups * PADDED_GROUP;
     float *x = shared + outputs * span, *parts = x + Rows * span;
@@ -44,6 +45,8 @@ static __global__ void __launch_bounds__(ROWS_THREADS) rows_kernel(struct produc
         for (int o = 0; o < outputs; o++)
             if (n0 + o < p.N)
                 fetch_row(shared + o * span, w + (n0 + o) * p.K, k0, count);
+        if (first == 0)
+            after_previous(); /* x is written by it */
         for (int m = 0; m < Rows; m++)
             if (m < p.T)
                 fetch_row(x + m * span, p.x.plain + m * p.x.row_stride, k0, count);
@@ -165,6 +168,7 @@ template <int Rows, int R, int C>
 static __global__ void __launch_bounds__(Rows *TILE_COLUMNS / (R * C), 256 * TALL_BLOCKS_AN_SM * R * C / (Rows * 128))
     tile_kernel(struct product p, float *parts, int64_t span)
 {
+    after_previous();
     const int threads = Rows * TILE_COLUMNS / (R * C), across = TILE_COLUMNS / C, down = Rows / R;
     const int stride_a = Rows + 4, stride_b = TILE_COLUMNS + 4;
     const int at_once = threads * 4 / TILE_STEP; /* rows of a step that all threads load at once */
@@ -253,6 +257,7 @@ static __global__ void __launch_bounds__(Rows *TILE_COLUMNS / (R * C), 256 * TAL
 static __global__ void __launch_bounds__(ADD_THREADS)
     add_parts_kernel(struct product p, const float *parts, int count, int each)
 {
+    after_previous();
     int64_t at = (int64_t)blockIdx.x * ADD_THREADS + threadIdx.x, all = p.T * p.N;
     int together = PART_GROUPS / each;
     float total = 0.0f, *out;

@@ -30,18 +30,28 @@ template <int Rows> struct sources {
 };
 
 template <int Rows>
-static __device__ __forceinline__ void fetch(struct stage_map<Rows> *stage, const struct sources<Rows> &from,
-                                             const uint8_t *any, int step, int bytes)
+static __device__ __forceinline__ void fetch_weights(struct stage_map<Rows> *stage, const struct sources<Rows> &from,
+                                                     const uint8_t *any, int step, int bytes)
 {
     using S = sources<Rows>;
-    int first = (int)threadIdx.x / 8, chunk = threadIdx.x % 8, place = swizzled_128(first, chunk);
-    int k = step * ROW_BYTES;
+    int chunk = threadIdx.x % 8, place = swizzled_128((int)threadIdx.x / 8, chunk), k = step * ROW_BYTES;
     bool inside = k + 16 * chunk < bytes;
 
 #pragma unroll
     for (int i = 0; i < S::weights; i++)
         cp_async_16(stage->w + place + i * S::apart * ROW_BYTES, from.w[i] && inside ? from.w[i] + k : any,
                     from.w[i] && inside);
+}
+
+template <int Rows>
+static __device__ __forceinline__ void fetch_rows(struct stage_map<Rows> *stage, const struct sources<Rows> &from,
+                                                  const uint8_t *any, int step, int bytes)
+{
+    using S = sources<Rows>;
+    int first = (int)threadIdx.x / 8, chunk = threadIdx.x % 8, place = swizzled_128(first, chunk);
+    int k = step * ROW_BYTES;
+    bool inside = k + 16 * chunk < bytes;
+
 #pragma unroll
     for (int i = 0; i < S::others; i++)
         if (first + i * S::apart < Rows)
@@ -50,8 +60,21 @@ static __device__ __forceinline__ void fetch(struct stage_map<Rows> *stage, cons
 }
 
 template <bool Fp8, int Rows>
+static __device__ __forceinline__ void point_at_weights(struct sources<Rows> *from, const struct product &p,
+                                                        const uint8_t *w, int64_t n0)
+{
+#pragma unroll
+    for (int i = 0; i < sources<Rows>::weights; i++) {
+        int64_t n = n0 + threadIdx.x / 8 + i * sources<Rows>::apart;
+
+        from->w[i] = n < p.N ? w + n * p.K * (Fp8 ? 1 : 2) + 16 * (threadIdx.x % 8) : NULL;
+    }
+}
+
+template <bool Fp8, int Rows>
 static __global__ void __launch_bounds__(THREADS) few_kernel(struct product p, int part_steps, float *parts)
 {
+    weights_before_previous();
     const int item = Fp8 ? 1 : 2;
     DYNAMIC_SHARED(uint8_t, memory);
     __shared__ int32_t rows[Rows]; /* operand row of each row of the tile, -1: none */
@@ -68,6 +91,14 @@ static __global__ void __launch_bounds__(THREADS) few_kernel(struct product p, i
     const float *x_scale[Rows / 4];
     float sum[Rows / 2] = {}, part[Rows / 2];
 
+    /* Weights are read while the kernel before runs, often the one that makes this one's rows. */
+    if (!p.group.row_index) {
+        w += begin * ROW_BYTES;
+        point_at_weights<Fp8, Rows>(&from, p, w, n0);
+        for (int s = 0; s < STAGES - 1 && s < steps; s++)
+            fetch_weights<Rows>(&stages[s], from, w, s, bytes);
+    }
+    after_previous();
     if (p.group.row_index) {
         int expert = product_expert(p, blockIdx.y, head);
 
@@ -77,7 +108,10 @@ static __global__ void __launch_bounds__(THREADS) few_kernel(struct product p, i
         if (Fp8)
             w_scale = p.group.scales[expert];
     }
-    w += begin * ROW_BYTES;
+    if (p.group.row_index) {
+        w += begin * ROW_BYTES;
+        point_at_weights<Fp8, Rows>(&from, p, w, n0);
+    }
     x += begin * ROW_BYTES;
     if (Fp8)
         w_scale += n0 / SCALE_GROUP * all_steps + begin;
@@ -92,12 +126,6 @@ static __global__ void __launch_bounds__(THREADS) few_kernel(struct product p, i
             x_scale[i] = product_scales(p, row, head) + begin;
     }
 #pragma unroll
-    for (int i = 0; i < sources<Rows>::weights; i++) {
-        int64_t n = n0 + threadIdx.x / 8 + i * sources<Rows>::apart;
-
-        from.w[i] = n < p.N ? w + n * p.K * item + 16 * (threadIdx.x % 8) : NULL;
-    }
-#pragma unroll
     for (int i = 0; i < sources<Rows>::others; i++) {
         int at = (int)threadIdx.x / 8 + i * sources<Rows>::apart;
         int64_t row = at < Rows ? rows[at] : -1;
@@ -105,8 +133,10 @@ static __global__ void __launch_bounds__(THREADS) few_kernel(struct product p, i
         from.x[i] = row < 0 ? NULL : x + row * p.x.row_stride * item + 16 * (threadIdx.x % 8);
     }
     for (int s = 0; s < STAGES - 1; s++) {
+        if (s < steps && p.group.row_index)
+            fetch_weights<Rows>(&stages[s], from, w, s, bytes);
         if (s < steps)
-            fetch<Rows>(&stages[s], from, w, s, bytes);
+            fetch_rows<Rows>(&stages[s], from, w, s, bytes);
         cp_async_commit();
     }
     for (int g = 0; g < steps; g++) {
@@ -121,8 +151,10 @@ static __global__ void __launch_bounds__(THREADS) few_kernel(struct product p, i
         cp_async_wait<STAGES - 2>();
         fence_proxy_async();
         __syncthreads(); /* stage g is there for all; stage g - 1 is no longer read */
-        if (g + STAGES - 1 < steps)
-            fetch<Rows>(&stages[(g + STAGES - 1) % STAGES], from, w, g + STAGES - 1, bytes);
+        if (g + STAGES - 1 < steps) {
+            fetch_weights<Rows>(&stages[(g + STAGES - 1) % STAGES], from, w, g + STAGES - 1, bytes);
+            fetch_rows<Rows>(&stages[(g + STAGES - 1) % STAGES], from, w, g + STAGES - 1, bytes);
+        }
         cp_async_commit();
         a = wgmma_descriptor(stage->w);
         b = wgmma_descriptor(stage->x);
@@ -164,6 +196,7 @@ enum { ADD_THREADS = 128 };
 
 static __global__ void __launch_bounds__(ADD_THREADS) add_parts_kernel(struct product p, const float *parts, int count)
 {
+    after_previous();
     unsigned at = blockIdx.x * ADD_THREADS + threadIdx.x, all = (unsigned)(p.T * p.N), row = at / (unsigned)p.N;
     float sum = 0.0f, *out;
 

@@ -231,6 +231,7 @@ static __device__ __forceinline__ void store(const struct product &p, const stru
 template <bool Fp8, int MW, int NW>
 static __global__ void __launch_bounds__(THREADS, 1) product_wgmma(struct product p, struct tile_counts counts)
 {
+    after_previous();
     using L = stage_map<MW, NW>;
     DYNAMIC_SHARED(uint8_t, memory);
     struct block_map<MW, NW> *shared =

@@ -53,6 +53,7 @@ static __device__ __forceinline__ int warp_argmax(const float *values, int count
 
 static __global__ void __launch_bounds__(WARP) router_kernel(struct router_view v)
 {
+    after_previous();
     __shared__ float probability[MAX_EXPERTS], score[MAX_EXPERTS], group_score[MAX_GROUPS];
     __shared__ bool kept[MAX_GROUPS];
     int lane = threadIdx.x, per_group = v.E / v.groups;
@@ -164,6 +165,7 @@ static __global__ void __launch_bounds__(PLAN_THREADS)
     plan_kernel(const int32_t *experts, int64_t experts_stride, int64_t T, int k, int E, int32_t *first_slot,
                 int32_t *tile_expert, int tiles, int32_t *row_index, int32_t *slot_of)
 {
+    after_previous();
     __shared__ int32_t count[MAX_EXPERTS], first[MAX_EXPERTS], chosen[PLAN_THREADS], warp_tiles[PLAN_WARPS];
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, e = threadIdx.x, mine = 0, before, all = 0;
     int pairs = (int)(T * k);
@@ -226,6 +228,7 @@ static __global__ void __launch_bounds__(PLAN_THREADS)
 static __global__ void slots_kernel(const int32_t *experts, int64_t experts_stride, int64_t T, int k,
                                     const int32_t *first_slot, int32_t *row_index, int32_t *slot_of)
 {
+    after_previous();
     __shared__ int32_t warp_count[WARP];
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
     int32_t next = first_slot[blockIdx.x];
@@ -258,6 +261,7 @@ static __global__ void slots_kernel(const int32_t *experts, int64_t experts_stri
 static __global__ void slot_swiglu_kernel(float *gate, const float *up, const int32_t *row_index, int32_t *rows,
                                           int64_t slots, int J)
 {
+    after_previous();
     int64_t slot = blockIdx.x;
     bool used = row_index[slot] >= 0;
 
@@ -283,6 +287,7 @@ static __global__ void __launch_bounds__(INNER_THREADS)
     inner_codes_kernel(const float *gate, const float *up, const int32_t *row_index, unsigned all, int J,
                        unsigned groups, uint8_t *codes, float *scale, int32_t *rows)
 {
+    after_previous();
     unsigned at = blockIdx.x * INNER_GROUPS + threadIdx.x / GROUP_LANES, slot = at / groups, g = at - slot * groups;
     int lane = threadIdx.x % GROUP_LANES;
     bool used = at < all && row_index[slot] >= 0;
@@ -355,6 +360,7 @@ static __global__ void __launch_bounds__(COMBINE_THREADS)
     combine_kernel(const float *out, const int32_t *experts, int64_t experts_stride, const float *weights,
                    int64_t weights_stride, const int32_t *slot_of, int k, int D, float *y, int64_t y_stride)
 {
+    after_previous();
     __shared__ int32_t chosen[MAX_CHOSEN];
     __shared__ const float *row[MAX_CHOSEN];
     __shared__ float weight[MAX_CHOSEN];
@@ -461,6 +467,7 @@ enum status cuda_moe(struct ops *ops, const struct ops_moe_args *args)
            tile_expert, (int)tiles, row_index, few ? slot_of : (int32_t *)NULL);
     CUDA_LAUNCHED(ops);
     if (!few) {
+        cuda_following.after_kernel = false;
         CUDA_TRY(ops, cudaMemsetAsync(row_index, 0xFF, (size_t)slots * sizeof(int32_t), stream));
         LAUNCH((slots_kernel), (unsigned)E, 1024, 0, stream, experts, args->experts->strides[0], T, k, first_slot,
                row_index, slot_of);

@@ -25,6 +25,7 @@ template <typename Element>
 static __global__ void embed_kernel(const Element *table, int64_t table_stride, const int32_t *tokens, float *y,
                                     int64_t y_stride, int D)
 {
+    after_previous();
     const Element *row = table + (int64_t)tokens[blockIdx.x] * table_stride;
 
     for (int d = threadIdx.x; d < D; d += blockDim.x)
@@ -42,10 +43,10 @@ enum status cuda_embed(struct ops *ops, const struct ops_embed_args *args)
     if (T == 0)
         return STATUS_OK;
     if (args->table->dtype == DTYPE_BF16)
-        LAUNCH((embed_kernel), (unsigned)T, ROW_THREADS, 0, stream, (const __nv_bfloat16 *)args->table->data,
-               args->table->strides[0], tokens, y, args->y->strides[0], D);
+        LAUNCH((embed_kernel<__nv_bfloat16>), (unsigned)T, ROW_THREADS, 0, stream,
+               (const __nv_bfloat16 *)args->table->data, args->table->strides[0], tokens, y, args->y->strides[0], D);
     else
-        LAUNCH((embed_kernel), (unsigned)T, ROW_THREADS, 0, stream, (const float *)args->table->data,
+        LAUNCH((embed_kernel<float>), (unsigned)T, ROW_THREADS, 0, stream, (const float *)args->table->data,
                args->table->strides[0], tokens, y, args->y->strides[0], D);
     CUDA_LAUNCHED(ops);
     return STATUS_OK;
@@ -56,6 +57,7 @@ enum status cuda_embed(struct ops *ops, const struct ops_embed_args *args)
 static __global__ void rmsnorm_kernel(float *x, int64_t x_stride, const float *residual, int64_t residual_stride,
                                       const float *weight, float eps, float *y, int64_t y_stride, int D)
 {
+    after_previous();
     __shared__ float partial[WARP];
     float *row = x + blockIdx.x * x_stride;
     float sum = 0.0f, scale;
@@ -81,6 +83,7 @@ static __global__ void __launch_bounds__(ROW_THREADS)
     rmsnorm_fours_kernel(float *x, int64_t x_stride, const float *residual, int64_t residual_stride,
                          const float *weight, float eps, float *y, int64_t y_stride, int D)
 {
+    after_previous();
     __shared__ float partial[WARP];
     float *row = x + blockIdx.x * x_stride;
     float4 value[NORM_FOURS];
@@ -143,6 +146,7 @@ enum status cuda_rmsnorm(struct ops *ops, const struct ops_rmsnorm_args *args)
 static __global__ void layernorm_kernel(const float *x, int64_t x_stride, const float *weight, const float *bias,
                                         float eps, float *y, int64_t y_stride, int D)
 {
+    after_previous();
     __shared__ float partial[WARP];
     const float *row = x + blockIdx.x * x_stride;
     struct layernorm norm = layernorm_of(row, D, eps, partial);
@@ -167,6 +171,7 @@ enum status cuda_layernorm(struct ops *ops, const struct ops_layernorm_args *arg
 
 static __global__ void add_kernel(float *y, int64_t y_stride, const float *x, int64_t x_stride, int64_t T, int D)
 {
+    after_previous();
     int64_t at = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
 
     if (at < T * D)
@@ -177,6 +182,7 @@ static __global__ void add_kernel(float *y, int64_t y_stride, const float *x, in
 static __global__ void __launch_bounds__(ROW_THREADS)
     add_fours_kernel(float *y, int64_t y_stride, const float *x, int64_t x_stride, unsigned all, unsigned fours)
 {
+    after_previous();
     unsigned at = blockIdx.x * ROW_THREADS + threadIdx.x, row = at / fours, d = (at - row * fours) * 4;
     float4 *place = (float4 *)(y + row * y_stride + d), a, b;
 
@@ -209,6 +215,7 @@ enum status cuda_add(struct ops *ops, struct tensor *y, const struct tensor *x)
 static __global__ void swiglu_kernel(const float *gate, int64_t gate_stride, const float *up, int64_t up_stride,
                                      float *y, int64_t y_stride, int64_t T, int J)
 {
+    after_previous();
     int64_t at = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, row = at / J, column = at % J;
     float g;
 
@@ -227,6 +234,7 @@ static __global__ void __launch_bounds__(ROW_THREADS)
     swiglu_fours_kernel(const float *gate, int64_t gate_stride, const float *up, int64_t up_stride, float *y,
                         int64_t y_stride, unsigned all, unsigned fours)
 {
+    after_previous();
     unsigned at = blockIdx.x * ROW_THREADS + threadIdx.x, row = at / fours, d = (at - row * fours) * 4;
     float4 a, b;
 
@@ -265,6 +273,7 @@ static __global__ void rope_kernel(float *x, int64_t row_stride, int64_t head_st
                                    int64_t table_stride, const int32_t *position, int64_t T, int H, int half,
                                    bool interleaved)
 {
+    after_previous();
     Index at = (Index)blockIdx.x * blockDim.x + threadIdx.x, row = at / half, t = row / H;
     int i = (int)(at - row * half), h = (int)(row - t * H);
     int first = rope_first(i, interleaved), second = rope_second(i, half, interleaved);
@@ -313,6 +322,7 @@ template <int Values>
 static __global__ void __launch_bounds__(HADAMARD_WARPS *WARP)
     hadamard_warp_kernel(float *x, int64_t stride, int64_t rows, float norm)
 {
+    after_previous();
     int64_t r = (int64_t)blockIdx.x * HADAMARD_WARPS + threadIdx.x / WARP;
     int lane = threadIdx.x % WARP;
     float *row = x + r * stride + lane;
@@ -345,6 +355,7 @@ static __global__ void __launch_bounds__(HADAMARD_WARPS *WARP)
 
 static __global__ void hadamard_kernel(float *x, int64_t stride, int Di, float norm)
 {
+    after_previous();
     DYNAMIC_SHARED(float, row);
     float *source = x + blockIdx.x * stride;
 

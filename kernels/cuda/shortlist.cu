@@ -15,6 +15,7 @@ static __global__ void __launch_bounds__(SHORTLIST_THREADS)
     shortlist_kernel(const float *logits, int64_t stride, int V, const int32_t *selected, int64_t selected_stride,
                      int k, const float *temperature, float *values, int64_t values_stride, float *total)
 {
+    after_previous();
     __shared__ float largest[SHORTLIST_WARPS];
     __shared__ double sums[SHORTLIST_WARPS];
     const float *row = logits + blockIdx.x * stride;

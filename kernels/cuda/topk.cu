@@ -11,6 +11,7 @@ enum { THREADS = 1024 };
 
 static __global__ void __launch_bounds__(THREADS) topk_kernel(struct topk_call c)
 {
+    after_previous();
     __shared__ uint32_t histogram[TOPK_BINS];
     __shared__ struct topk_shared shared;
     int32_t *out = c.selected + blockIdx.x * c.selected_stride;

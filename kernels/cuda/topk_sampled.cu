@@ -208,6 +208,7 @@ static __device__ __forceinline__ void write_positions(const uint32_t *bits, int
 template <int Threads, int Ahead>
 static __global__ void __launch_bounds__(Threads, 1024 / Threads) sampled_kernel(struct topk_call c, int most)
 {
+    after_previous();
     DYNAMIC_SHARED(uint2, buffer);
     __shared__ struct sampled_shared shared;
     uint2 *candidates = buffer; /* a lambda takes no variable of shared memory */

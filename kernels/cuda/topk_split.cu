@@ -1,9 +1,9 @@
 /* topk_split.cu: exact top-k of few long rows, each over many blocks.
  *
- *   grid  rows x slices, 512 threads; five launches: a histogram a round, the tally, the writing. A launch begins by
- *         finding the bin that the histogram before it decides (every block for itself, the same result); the first
- *         slice keeps it for the launches after. Histograms of the slices are added up in global memory; counts do
- *         not depend on the order.
+ *   grid  rows x slices, 512 threads; zeros, then five launches: a histogram a round, the tally, the writing. A launch
+ *         begins by finding the bin that the histogram before it decides (every block for itself, the same result); the
+ *         first slice keeps it for the launches after. Histograms of the slices are added up in global memory; counts
+ *         do not depend on the order.
  *   bytes 5 x 4 S a row, from L2 as long as all rows together fit (64 x 128K: 33.5 MB)
  * One row of 128K: 32 slices; 64 rows: 8 each. */
 #include "kernels/cuda/topk.cuh"
@@ -21,10 +21,21 @@ struct split_scratch {
     int slices;
 };
 
+/* A kernel and no fill: nothing overlaps a fill (device.cuh, after_previous()). */
+static __global__ void __launch_bounds__(THREADS) zero_kernel(uint4 *memory, size_t count)
+{
+    after_previous();
+    size_t at = (size_t)blockIdx.x * THREADS + threadIdx.x;
+
+    if (at < count)
+        memory[at] = make_uint4(0, 0, 0, 0);
+}
+
 /* Launch `stage` 0 to 2 counts a round, 3 tallies, 4 writes. */
 template <int Stage>
 static __global__ void __launch_bounds__(THREADS) split_kernel(struct topk_call c, struct split_scratch scratch)
 {
+    after_previous();
     __shared__ uint32_t histogram[TOPK_BINS];
     __shared__ uint32_t found[WARP + 2];
     int64_t t = blockIdx.x / scratch.slices;
@@ -129,8 +140,10 @@ enum status cuda_topk_split(struct ops *ops, const struct topk_call *call, int64
     scratch.state = (struct row_state *)((char *)memory + histograms);
     scratch.above = (uint32_t *)((char *)memory + histograms + states);
     scratch.equal = scratch.above + T * scratch.slices * WARPS;
-    if (!cuda_rehearsing)
-        CUDA_TRY(ops, cudaMemsetAsync(memory, 0, histograms, backend_of(ops)->stream));
+    static_assert(TOPK_ROUNDS * TOPK_BINS % 4 == 0, "zeros are written by sixteen bytes");
+    LAUNCH((zero_kernel), ceil_div((int64_t)(histograms / 16), THREADS), THREADS, 0, backend_of(ops)->stream,
+           (uint4 *)memory, histograms / 16);
+    CUDA_LAUNCHED(ops);
     status = launch<0>(ops, call, &scratch, T);
     if (!status)
         status = launch<1>(ops, call, &scratch, T);

@@ -19,6 +19,7 @@ enum { A_BYTES = 64 * 128, B_BYTES = 128 * 128, STAGE_BYTES = A_BYTES + B_BYTES,
 
 template <int Fault> static __global__ void tile_kernel(const uint8_t *a, const uint8_t *b, int steps, float *out)
 {
+    after_previous();
     DYNAMIC_SHARED(uint8_t, memory);
     uint8_t *shared = memory + (1024 - ((uintptr_t)memory & 1023)) % 1024;
     uint64_t *full = (uint64_t *)(shared + STAGES * STAGE_BYTES), *empty = full + STAGES;
@@ -76,6 +77,7 @@ template <int Fault> static __global__ void tile_kernel(const uint8_t *a, const 
 /* The sum of rows of 256 values, by ways that need every one of their barriers: row r by warp r, all by warp 0. */
 template <int Fault> static __global__ void plain_kernel(const float *in, int rows, float *out)
 {
+    UNLESS(PLAIN_NO_AFTER_PREVIOUS, after_previous());
     __shared__ float total[8], pair[8][2];
     DYNAMIC_SHARED(float, copied);
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32;

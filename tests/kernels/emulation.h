@@ -43,6 +43,7 @@ enum plain_fault {
     PLAIN_UNALIGNED,
     PLAIN_NOT_WRITTEN,
     PLAIN_BLOCK_RACE,
+    PLAIN_NO_AFTER_PREVIOUS,
     PLAIN_FAULTS
 };
 

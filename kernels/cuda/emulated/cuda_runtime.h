@@ -65,6 +65,10 @@ void emulated_launch(const char *name, dim3 grid, dim3 block, size_t dynamic_sha
 void *emulated_dynamic_shared(void);
 void emulated_trap(const char *format, ...) __attribute__((noreturn, format(printf, 1, 2)));
 
+/* device.cuh's after_previous(): a thread that touches global memory before it, or ends without it, is stopped. */
+void emulated_after_previous(void);
+void emulated_weights_before_previous(void);
+
 /* --- Barriers and warps ---------------------------------------------------------------------------------------- */
 
 void emulated_sync_block(EMULATED_SITE);

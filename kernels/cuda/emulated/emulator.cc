@@ -181,6 +181,8 @@ static void fiber_main(void)
     __sanitizer_finish_switch_fiber(NULL, &scheduler_stack, &scheduler_stack_bytes);
 #endif
     (*machine.kernel)();
+    if (!me->followed)
+        emulated_trap("the thread ended without after_previous()");
     async_thread_end(me);
     me->state = ENDED;
     switch_to_scheduler(me, true);
@@ -395,6 +397,16 @@ static void run_round(unsigned *order)
     }
 }
 
+void emulated_weights_before_previous(void)
+{
+    current()->may_read = true;
+}
+
+void emulated_after_previous(void)
+{
+    current()->followed = true;
+}
+
 static void run_block(void)
 {
     unsigned order[MAX_THREADS];
@@ -409,6 +421,7 @@ static void run_block(void)
         f->warp = i / LANES;
         f->lane = i % LANES;
         f->state = RUNNABLE;
+        f->followed = f->may_read = false;
         f->copies.clear();
         f->copy_groups = 0;
         f->stores.clear();

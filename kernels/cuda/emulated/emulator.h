@@ -52,6 +52,8 @@ struct fiber {
     void *context;
     unsigned char *stack;
     enum fiber_state state;
+    bool followed; /* has called after_previous() */
+    bool may_read; /* before that: weights_before_previous() */
     unsigned number, warp, lane;
     /* The meeting of lanes this one waits for. */
     enum warp_meeting meeting;

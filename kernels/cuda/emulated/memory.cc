@@ -634,6 +634,10 @@ static void access_global(fiber *f, const void *address, size_t bytes, unsigned 
 {
     uintptr_t at = (uintptr_t)address;
 
+    if (!f->followed && !(f->may_read && !(kind & (ACCESS_WRITE | ACCESS_ATOMIC)))) {
+        memory_print_place(pc);
+        emulated_trap("%s of global memory before after_previous()", kind_name(kind));
+    }
     if (!arena_holds(address, bytes)) {
         auto after = allocations.upper_bound((unsigned char *)address);
 
