@@ -1,7 +1,7 @@
 /* moe.cu: the router, and the experts as grouped products.
  *
- * Router: one warp a token; p and p' of all experts in shared memory, then k rounds of an arg-max over lanes,
- * ties to the lowest expert.
+ * Router: one warp a token; p and p' of all experts in shared memory, or in registers where there are at most 256 in
+ * groups of 32 or in one, then k rounds of an arg-max over lanes, ties to the lowest expert.
  * Experts: every (token, j) pair gets a slot in its expert's run of slots, runs padded to tiles of 64 rows, all
  * on the device (no count ever travels to the host). Then gate and up as one grouped product, down as another, and one
  * sum a token, in ascending expert order. Slots of an expert are in ascending (token, j) order. */
@@ -127,6 +127,125 @@ static __global__ void __launch_bounds__(WARP) router_kernel(struct router_view 
         weights[j] *= factor;
 }
 
+/* Floats as integers in the same order, both zeros alike, and none of them 0 (that is: taken, or no expert). */
+static __device__ __forceinline__ uint32_t ordered(float value)
+{
+    uint32_t bits = __float_as_uint(value + 0.0f);
+
+    return bits ^ (bits >> 31 ? 0xFFFFFFFFu : 0x80000000u);
+}
+
+static __device__ __forceinline__ float of_ordered(uint32_t key)
+{
+    return __uint_as_float(key ^ (key >> 31 ? 0x80000000u : 0xFFFFFFFFu));
+}
+
+enum { ROUTER_VALUES = 8 };
+
+/* Expert 32 i + lane is value i of a lane, so a group of 32 is one value of all lanes. */
+static __global__ void __launch_bounds__(WARP) router_warp_kernel(struct router_view v)
+{
+    after_previous();
+    int lane = threadIdx.x;
+    const float *logits = v.logits + blockIdx.x * v.logits_stride;
+    float probability[ROUTER_VALUES], total = 0.0f, factor, mine = 0.0f;
+    uint32_t key[ROUTER_VALUES];
+    int32_t my_expert = 0;
+
+#pragma unroll
+    for (int i = 0; i < ROUTER_VALUES; i++)
+        probability[i] = i * WARP + lane < v.E ? logits[i * WARP + lane] : -INFINITY;
+    if (v.softmax) {
+        float high = -INFINITY, sum = 0.0f;
+
+#pragma unroll
+        for (int i = 0; i < ROUTER_VALUES; i++)
+            high = fmaxf(high, probability[i]);
+        high = warp_max(high);
+#pragma unroll
+        for (int i = 0; i < ROUTER_VALUES; i++) {
+            probability[i] = expf(probability[i] - high);
+            sum += probability[i];
+        }
+        sum = warp_sum(sum);
+#pragma unroll
+        for (int i = 0; i < ROUTER_VALUES; i++)
+            probability[i] /= sum;
+    } else {
+#pragma unroll
+        for (int i = 0; i < ROUTER_VALUES; i++)
+            probability[i] = 1.0f / (1.0f + expf(-probability[i]));
+    }
+#pragma unroll
+    for (int i = 0; i < ROUTER_VALUES; i++) {
+        int e = i * WARP + lane;
+
+        key[i] = e < v.E ? ordered(probability[i] + (v.bias ? v.bias[e] : 0.0f)) : 0;
+    }
+    if (v.groups > 1) {
+        uint32_t group[ROUTER_VALUES], kept = 0;
+
+#pragma unroll
+        for (int i = 0; i < ROUTER_VALUES; i++) {
+            uint32_t first = __reduce_max_sync(0xFFFFFFFFu, key[i]);
+            uint32_t second = __reduce_max_sync(0xFFFFFFFFu, key[i] == first ? 0 : key[i]);
+
+            if (__popc(__ballot_sync(0xFFFFFFFFu, key[i] == first)) > 1)
+                second = first;
+            group[i] = i >= v.groups ? 0 : v.softmax ? first : ordered(of_ordered(first) + of_ordered(second));
+        }
+        for (int round = 0; round < v.kept_groups; round++) {
+            uint32_t best = 0;
+            int at = 0;
+
+#pragma unroll
+            for (int i = 0; i < ROUTER_VALUES; i++) {
+                if (!(kept >> i & 1) && group[i] > best) {
+                    best = group[i];
+                    at = i;
+                }
+            }
+            kept |= 1u << at;
+        }
+#pragma unroll
+        for (int i = 0; i < ROUTER_VALUES; i++)
+            if (!(kept >> i & 1) && key[i])
+                key[i] = ordered(-INFINITY);
+    }
+    for (int j = 0; j < v.k; j++) {
+        uint32_t best = 0, all;
+        int at = 0;
+        int32_t e;
+        float p = probability[0];
+
+#pragma unroll
+        for (int i = 0; i < ROUTER_VALUES; i++) {
+            if (key[i] > best) {
+                best = key[i];
+                at = i;
+                p = probability[i];
+            }
+        }
+        all = __reduce_max_sync(0xFFFFFFFFu, best);
+        e = __reduce_min_sync(0xFFFFFFFFu, best == all ? at * WARP + lane : INT32_MAX);
+        p = __shfl_sync(0xFFFFFFFFu, p, e % WARP);
+        total += p;
+#pragma unroll
+        for (int i = 0; i < ROUTER_VALUES; i++)
+            if (i * WARP + lane == e)
+                key[i] = 0;
+        if (lane == j) {
+            mine = p;
+            my_expert = e;
+        }
+    }
+    factor = (v.normalise ? 1.0f / (total + 1e-20f) : 1.0f) * v.scaling;
+    if (lane < v.k) {
+        v.experts[blockIdx.x * v.experts_stride + lane] = my_expert;
+        v.weights[blockIdx.x * v.weights_stride + lane] = mine * factor;
+    }
+}
+
 enum status cuda_router(struct ops *ops, const struct ops_router_args *args)
 {
     struct router_view v = {};
@@ -150,7 +269,10 @@ enum status cuda_router(struct ops *ops, const struct ops_router_args *args)
         return STATUS_UNSUPPORTED;
     if (T == 0)
         return STATUS_OK;
-    LAUNCH((router_kernel), (unsigned)T, WARP, 0, backend_of(ops)->stream, v);
+    if (v.E <= ROUTER_VALUES * WARP && v.k <= WARP && (v.groups <= 1 || v.E == v.groups * WARP))
+        LAUNCH((router_warp_kernel), (unsigned)T, WARP, 0, backend_of(ops)->stream, v);
+    else
+        LAUNCH((router_kernel), (unsigned)T, WARP, 0, backend_of(ops)->stream, v);
     CUDA_LAUNCHED(ops);
     return STATUS_OK;
 }
