@@ -82,6 +82,11 @@ static void linear(struct layer *l, enum part part, const struct tensor *x, cons
     OP(l, part, ops_linear(l->ops, &(struct ops_linear_args){.x = x, .w = w, .y = y}));
 }
 
+static void linears(struct layer *l, const struct ops_linear_args *products, int count)
+{
+    OP(l, PART_FP8, ops_linears(l->ops, products, count));
+}
+
 static void rmsnorm(struct layer *l, struct tensor *x, const struct tensor *residual, const struct tensor *weight,
                     struct tensor *y)
 {
@@ -112,17 +117,15 @@ struct pass {
 
 static void index_part(struct layer *l, struct pass *p)
 {
-    struct tensor q = flat(&p->index_q), all = by_head(&p->index_q);
+    struct tensor all = by_head(&p->index_q);
     struct ops_indexer_args args = {&p->index_q, &p->index_w, &p->rows, l->cache.shape, &l->cache.index};
     struct ops_index_write_args write = {&p->index_k, &p->rows, l->cache.shape, &l->cache.index,
                                          &l->index_norm, &l->index_bias, 1e-6f,
                                          {&l->rope, &p->position, ROPE_HALF_SPLIT}, true};
 
-    linear(l, PART_FP8, &p->normed, l->index_k, &p->index_k);
     OP(l, PART_ROWS, ops_index_write(l->ops, &write));
     if (p->rows.visible_max <= TOP_K)
         return;
-    linear(l, PART_FP8, &p->qr, l->index_q, &q);
     linear(l, PART_F32, &p->normed, l->index_w, &p->index_w);
     rope(l, tensor_columns(&p->index_q, 0, ROPE), &p->position, ROPE_HALF_SPLIT);
     OP(l, PART_ROWS, ops_hadamard(l->ops, &all));
@@ -133,18 +136,22 @@ static void attention_part(struct layer *l, struct pass *p)
 {
     struct tensor q = flat(&p->q), q_nope = tensor_columns(&p->q, 0, NOPE), q_pe = tensor_columns(&p->q, NOPE, ROPE);
     struct tensor latent = tensor_columns(&p->kv, 0, LATENT), k_pe = tensor_columns(&p->kv, LATENT, ROPE);
-    struct tensor heads = flat(&p->heads);
+    struct tensor heads = flat(&p->heads), index_q = flat(&p->index_q);
+    struct ops_linear_args of_normed[] = {{.x = &p->normed, .w = l->q_a, .y = &p->qr},
+                                          {.x = &p->normed, .w = l->kv_a, .y = &p->kv},
+                                          {.x = &p->normed, .w = l->index_k, .y = &p->index_k}};
+    struct ops_linear_args of_qr[] = {{.x = &p->qr, .w = l->q_b, .y = &q},
+                                      {.x = &p->qr, .w = l->index_q, .y = &index_q}};
     struct ops_latent_write_args write = {&latent, &k_pe, &p->rows, l->cache.shape, &l->cache.latent,
                                           {&l->rope, &p->position, ROPE_INTERLEAVED}};
     struct ops_attention_args args = {&p->q_latent,     &q_pe,   NULL,         &p->rows, l->cache.shape,
                                       &l->cache.latent, 0.1352f, &p->o_latent, NULL};
 
-    linear(l, PART_FP8, &p->normed, l->q_a, &p->qr);
-    linear(l, PART_FP8, &p->normed, l->kv_a, &p->kv);
+    linears(l, of_normed, 3);
     rmsnorm(l, &p->qr, NULL, &l->norm_q, &p->qr);
+    linears(l, of_qr, p->rows.visible_max > TOP_K ? 2 : 1);
     rmsnorm(l, &latent, NULL, &l->norm_kv, &latent);
     OP(l, PART_ROWS, ops_latent_write(l->ops, &write));
-    linear(l, PART_FP8, &p->qr, l->q_b, &q);
     rope(l, q_pe, &p->position, ROPE_INTERLEAVED);
     index_part(l, p);
     args.selected = p->rows.visible_max > TOP_K ? &p->selected : NULL;
@@ -165,12 +172,13 @@ static void experts_part(struct layer *l, struct pass *p)
                                (const struct ops_weight *const *)l->expert[2],
                                EXPERTS,
                                &p->delta};
+    struct ops_linear_args shared[] = {{.x = &p->normed, .w = l->shared[0], .y = &p->gate},
+                                       {.x = &p->normed, .w = l->shared[1], .y = &p->up}};
 
     rmsnorm(l, &p->x, &p->delta, &l->norm, &p->normed);
     linear(l, PART_F32, &p->normed, l->router, &p->logits);
     OP(l, PART_ROUTER, ops_router(l->ops, &route));
-    linear(l, PART_FP8, &p->normed, l->shared[0], &p->gate);
-    linear(l, PART_FP8, &p->normed, l->shared[1], &p->up);
+    linears(l, shared, 2);
     OP(l, PART_ROWS, ops_swiglu(l->ops, &p->gate, &p->up, &p->gate));
     linear(l, PART_FP8, &p->gate, l->shared[2], &p->delta);
     OP(l, PART_MOE, ops_moe(l->ops, &moe));

@@ -4,6 +4,7 @@
  *   rope on the first Dr of q and k, Hadamard (not in plain mode), k cached as e4m3 with one scale per key
  *   I[t,s] = sum_h w[t,h] max(0, q[t,h]·k[s]);  selected[t] = the index_topk best s <= t
  *
+ * layer_mla.c multiplies q and k, beside its own products of the same rows, before it calls this.
  * Keys are cached at every position, also where nothing is to be selected yet: a later query needs them.
  * In each head the rotary part comes first (in MLA it comes last), and its style is the model's own: half-split in
  * DeepSeek-V3.2, interleaved in GLM-5. Source: DeepSeek-V3.2-Exp report, eq. (1). */
@@ -28,8 +29,6 @@ static enum status rotate(struct pass *p, struct tensor *heads)
 
 static enum status cache_key(struct pass *p, const struct layer_weights *w, int layer)
 {
-    struct ops *ops = p->model->ops;
-    struct ops_linear_args project = {.x = &p->normed, .w = w->index_k, .y = &p->index_k};
     struct ops_index_write_args write = {.k = &p->index_k,
                                          .rows = &p->rows,
                                          .shape = kv_cache_shape(p->cache, layer),
@@ -39,9 +38,8 @@ static enum status cache_key(struct pass *p, const struct layer_weights *w, int 
                                          .norm_eps = index_norm_eps,
                                          .rope = {&p->model->rope_table, &p->position, p->model->config.index_rope},
                                          .hadamard = p->model->numerics == NUMERICS_FP8};
-    enum status s = ops_linear(ops, &project);
 
-    return s ? s : ops_index_write(ops, &write);
+    return ops_index_write(p->model->ops, &write);
 }
 
 static enum status trace_scores(struct pass *p, int layer, const struct ops_indexer_args *args)
@@ -72,10 +70,7 @@ static enum status trace_scores(struct pass *p, int layer, const struct ops_inde
 enum status layer_indexer(struct pass *p, int layer)
 {
     const struct layer_weights *w = &p->model->layer[layer];
-    const struct model_config *c = &p->model->config;
     struct ops *ops = p->model->ops;
-    struct tensor q = tensor_2d(DTYPE_F32, p->index_q.data, p->index_q.dims[0], (int64_t)c->index_heads * c->index_dim);
-    struct ops_linear_args project_q = {.x = &p->qr, .w = w->index_q, .y = &q};
     struct ops_linear_args project_w = {.x = &p->normed, .w = w->index_w, .y = &p->index_w};
     struct ops_indexer_args select = {&p->index_q, &p->index_w, &p->rows, kv_cache_shape(p->cache, layer),
                                       kv_cache_index(p->cache, layer)};
@@ -83,9 +78,7 @@ enum status layer_indexer(struct pass *p, int layer)
 
     if (s || (!p->sparse && !p->trace))
         return s;
-    s = ops_linear(ops, &project_q);
-    if (!s)
-        s = rotate(p, &p->index_q);
+    s = rotate(p, &p->index_q);
     if (!s)
         s = ops_linear(ops, &project_w);
     if (!s)

@@ -9,28 +9,40 @@
  * Source: DeepSeek-V2 (arXiv 2405.04434) §2.1; DeepSeek-V3.2-Exp report. */
 #include "engine/model.h"
 
-static enum status project_q(struct pass *p, const struct layer_weights *w)
+/* What the layer makes of its input: qr (or q), c and k_pe, the indexer's key. One call, since they share their x. */
+static enum status project(struct pass *p, const struct layer_weights *w, struct tensor *q, bool indexed)
+{
+    struct ops_linear_args products[OPS_LINEARS_MOST] = {
+        {.x = &p->normed, .w = w->q_a ? w->q_a : w->q, .y = w->q_a ? &p->qr : q},
+        {.x = &p->normed, .w = w->kv_a, .y = &p->kv},
+        {.x = &p->normed, .w = w->index_k, .y = &p->index_k},
+    };
+
+    return ops_linears(p->model->ops, products, indexed ? 3 : 2);
+}
+
+/* The queries of attention and, where positions are selected, those of the indexer. */
+static enum status project_q(struct pass *p, const struct layer_weights *w, struct tensor *q, bool indexed)
 {
     const struct model_config *c = &p->model->config;
     struct ops *ops = p->model->ops;
-    struct tensor q = tensor_2d(DTYPE_F32, p->q.data, p->q.dims[0], p->q.dims[1] * p->q.dims[2]);
-    struct ops_linear_args down = {.x = &p->normed, .w = w->q_a, .y = &p->qr};
-    struct ops_linear_args up = {.x = w->q_a ? &p->qr : &p->normed, .w = w->q, .y = &q};
+    struct tensor index_q =
+        tensor_2d(DTYPE_F32, p->index_q.data, p->index_q.dims[0], (int64_t)c->index_heads * c->index_dim);
+    struct ops_linear_args products[OPS_LINEARS_MOST] = {
+        {.x = &p->qr, .w = w->q, .y = q},
+        {.x = &p->qr, .w = w->index_q, .y = &index_q},
+    };
     struct ops_rmsnorm_args norm = {.x = &p->qr, .weight = &w->q_norm, .eps = c->norm_eps, .y = &p->qr};
     struct tensor q_pe = tensor_columns(&p->q, c->nope, c->rope);
     struct ops_rope_args rope = {&q_pe, &p->model->rope_table, &p->position, ROPE_INTERLEAVED};
     enum status s = STATUS_OK;
 
     if (w->q_a) {
-        s = ops_linear(ops, &down);
+        s = ops_rmsnorm(ops, &norm);
         if (!s)
-            s = ops_rmsnorm(ops, &norm);
+            s = ops_linears(ops, products, indexed && (p->sparse || p->trace) ? 2 : 1);
     }
-    if (!s)
-        s = ops_linear(ops, &up);
-    if (!s)
-        s = ops_rope(ops, &rope);
-    return s;
+    return s ? s : ops_rope(ops, &rope);
 }
 
 static enum status cache_latent(struct pass *p, const struct layer_weights *w, int layer)
@@ -38,7 +50,6 @@ static enum status cache_latent(struct pass *p, const struct layer_weights *w, i
     const struct model_config *c = &p->model->config;
     struct ops *ops = p->model->ops;
     struct tensor latent = tensor_columns(&p->kv, 0, c->latent), k_pe = tensor_columns(&p->kv, c->latent, c->rope);
-    struct ops_linear_args project = {.x = &p->normed, .w = w->kv_a, .y = &p->kv};
     struct ops_rmsnorm_args norm = {.x = &latent, .weight = &w->kv_norm, .eps = c->norm_eps, .y = &latent};
     struct ops_latent_write_args write = {.c = &latent,
                                           .k_pe = &k_pe,
@@ -46,14 +57,9 @@ static enum status cache_latent(struct pass *p, const struct layer_weights *w, i
                                           .shape = kv_cache_shape(p->cache, layer),
                                           .pool = kv_cache_latent(p->cache, layer),
                                           .rope = {&p->model->rope_table, &p->position, ROPE_INTERLEAVED}};
-    enum status s;
+    enum status s = ops_rmsnorm(ops, &norm);
 
-    s = ops_linear(ops, &project);
-    if (!s)
-        s = ops_rmsnorm(ops, &norm);
-    if (!s)
-        s = ops_latent_write(ops, &write);
-    return s;
+    return s ? s : ops_latent_write(ops, &write);
 }
 
 static enum status attend(struct pass *p, const struct layer_weights *w, int layer)
@@ -88,12 +94,15 @@ static enum status attend(struct pass *p, const struct layer_weights *w, int lay
 enum status layer_mla(struct pass *p, int layer)
 {
     const struct layer_weights *w = &p->model->layer[layer];
-    enum status s;
+    struct tensor q = tensor_2d(DTYPE_F32, p->q.data, p->q.dims[0], p->q.dims[1] * p->q.dims[2]);
+    bool indexed = p->model->config.layer[layer].indexer == INDEXER_FULL;
+    enum status s = project(p, w, &q, indexed);
 
-    s = project_q(p, w);
+    if (!s)
+        s = project_q(p, w, &q, indexed);
     if (!s)
         s = cache_latent(p, w, layer);
-    if (!s && p->model->config.layer[layer].indexer == INDEXER_FULL)
+    if (!s && indexed)
         s = layer_indexer(p, layer);
     if (!s)
         s = attend(p, w, layer);

@@ -12,14 +12,12 @@ static enum status feed_forward(struct pass *p, const struct ffn_weights *w, int
     struct ops *ops = p->model->ops;
     struct tensor gate = tensor_2d(DTYPE_F32, p->ffn_gate.data, p->ffn_gate.dims[0], inter);
     struct tensor up = tensor_2d(DTYPE_F32, p->ffn_up.data, p->ffn_up.dims[0], inter);
-    struct ops_linear_args project_gate = {.x = &p->normed, .w = w->gate, .y = &gate};
-    struct ops_linear_args project_up = {.x = &p->normed, .w = w->up, .y = &up};
+    struct ops_linear_args gate_and_up[] = {{.x = &p->normed, .w = w->gate, .y = &gate},
+                                            {.x = &p->normed, .w = w->up, .y = &up}};
     struct ops_linear_args project_down = {.x = &gate, .w = w->down, .y = &p->delta};
     enum status s;
 
-    s = ops_linear(ops, &project_gate);
-    if (!s)
-        s = ops_linear(ops, &project_up);
+    s = ops_linears(ops, gate_and_up, 2);
     if (!s)
         s = ops_swiglu(ops, &gate, &up, &gate);
     if (!s)

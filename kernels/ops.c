@@ -419,7 +419,7 @@ void ops_weight_adopt(struct ops *ops, struct ops_weight *weight, const void *pa
     ops->backend->weight_adopt(ops, weight, packed);
 }
 
-enum status ops_linear(struct ops *ops, const struct ops_linear_args *args)
+static bool linear_is_wrong(struct ops *ops, const struct ops_linear_args *args)
 {
     struct call call = {ops, "linear", false};
     int64_t T = dim(args->x, 0);
@@ -433,9 +433,38 @@ enum status ops_linear(struct ops *ops, const struct ops_linear_args *args)
         WANT(&call, args, x, DTYPE_F32, ANY, args->w->K);
         WANT(&call, args, y, DTYPE_F32, T, args->w->N);
     }
+    return call.wrong;
+}
+
+enum status ops_linear(struct ops *ops, const struct ops_linear_args *args)
+{
+    if (linear_is_wrong(ops, args))
+        return STATUS_BUG;
+    return dim(args->x, 0) ? ops->backend->linear(ops, args) : STATUS_OK;
+}
+
+enum status ops_linears(struct ops *ops, const struct ops_linear_args *args, int count)
+{
+    struct call call = {ops, "linears", false};
+    enum status status = STATUS_OK;
+
+    if (count < 1 || count > OPS_LINEARS_MOST)
+        wrong(&call, "%d products", count);
+    for (int i = 0; i < count && !call.wrong; i++) {
+        if (linear_is_wrong(ops, &args[i]))
+            return STATUS_BUG;
+        if (args[i].w->H || args[i].x != args[0].x)
+            wrong(&call, "product %d is per head, or not of the same x", i);
+    }
     if (call.wrong)
         return STATUS_BUG;
-    return T ? ops->backend->linear(ops, args) : STATUS_OK;
+    if (!dim(args->x, 0))
+        return STATUS_OK;
+    if (ops->backend->linears)
+        return ops->backend->linears(ops, args, count);
+    for (int i = 0; i < count && !status; i++)
+        status = ops->backend->linear(ops, &args[i]);
+    return status;
 }
 
 /* --- Rows ------------------------------------------------------------------------------------------ */

@@ -179,6 +179,10 @@ struct ops_linear_args {
     bool accumulate;
 };
 enum status ops_linear(struct ops *ops, const struct ops_linear_args *args) MUST_CHECK;
+/* Several of them with 2-D weights and the same x, which no y overlaps: bit for bit as one after another, but what has
+ * to be done with x may be done once, and the products side by side. */
+enum { OPS_LINEARS_MOST = 4 };
+enum status ops_linears(struct ops *ops, const struct ops_linear_args *args, int count) MUST_CHECK;
 
 /* --- Rows of the residual stream -------------------------------------------------------------------- */
 

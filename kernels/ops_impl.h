@@ -21,7 +21,7 @@
 extern "C" {
 #endif
 
-enum { OPS_BACKEND_ABI = 5 };
+enum { OPS_BACKEND_ABI = 6 };
 #define OPS_BACKEND_SYMBOL "dsa_ops_backend"
 
 struct ops {
@@ -59,6 +59,7 @@ struct ops_backend {
     void (*weight_destroy)(struct ops *ops, struct ops_weight *weight);
 
     enum status (*linear)(struct ops *ops, const struct ops_linear_args *args);
+    enum status (*linears)(struct ops *ops, const struct ops_linear_args *args, int count); /* NULL: one by one */
     enum status (*embed)(struct ops *ops, const struct ops_embed_args *args);
     enum status (*rmsnorm)(struct ops *ops, const struct ops_rmsnorm_args *args);
     enum status (*layernorm)(struct ops *ops, const struct ops_layernorm_args *args);

@@ -346,6 +346,7 @@ extern "C" __attribute__((visibility("default"))) const struct ops_backend dsa_o
     cuda_weight_create,
     cuda_weight_destroy,
     cuda_linear,
+    cuda_linears,
     cuda_embed,
     cuda_rmsnorm,
     cuda_layernorm,

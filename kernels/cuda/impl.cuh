@@ -7,6 +7,7 @@
 enum status cuda_weight_create(struct ops *ops, const struct ops_weight_args *args, struct ops_weight **weight);
 void cuda_weight_destroy(struct ops *ops, struct ops_weight *weight);
 enum status cuda_linear(struct ops *ops, const struct ops_linear_args *args);
+enum status cuda_linears(struct ops *ops, const struct ops_linear_args *args, int count);
 enum status cuda_embed(struct ops *ops, const struct ops_embed_args *args);
 enum status cuda_rmsnorm(struct ops *ops, const struct ops_rmsnorm_args *args);
 enum status cuda_layernorm(struct ops *ops, const struct ops_layernorm_args *args);

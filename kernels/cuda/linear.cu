@@ -276,16 +276,11 @@ static bool is_plain(const struct cuda_weight *weight)
     return weight->numerics == NUMERICS_PLAIN || weight->dtype == DTYPE_F32;
 }
 
-enum status cuda_product(struct ops *ops, const struct operand *operand, const struct cuda_weight *weight, int64_t T,
-                         const struct grouping *grouping, float *y, int64_t y_row_stride, int64_t y_head_stride,
-                         bool accumulate)
+static struct product product_of(const struct operand *operand, const struct cuda_weight *weight, int64_t T, float *y,
+                                 int64_t y_row_stride, int64_t y_head_stride, bool accumulate)
 {
     struct product p = {};
-    unsigned row_tiles = grouping ? (unsigned)grouping->tile_count : ceil_div(T, TILE_M);
-    cudaStream_t stream = backend_of(ops)->stream;
 
-    if (row_tiles == 0 || weight->N == 0)
-        return STATUS_OK;
     p.x = *operand;
     p.w = weight->data;
     p.w_scale = weight->scale;
@@ -297,6 +292,19 @@ enum status cuda_product(struct ops *ops, const struct operand *operand, const s
     p.y_row_stride = y_row_stride;
     p.y_head_stride = y_head_stride;
     p.accumulate = accumulate;
+    return p;
+}
+
+enum status cuda_product(struct ops *ops, const struct operand *operand, const struct cuda_weight *weight, int64_t T,
+                         const struct grouping *grouping, float *y, int64_t y_row_stride, int64_t y_head_stride,
+                         bool accumulate)
+{
+    struct product p = product_of(operand, weight, T, y, y_row_stride, y_head_stride, accumulate);
+    unsigned row_tiles = grouping ? (unsigned)grouping->tile_count : ceil_div(T, TILE_M);
+    cudaStream_t stream = backend_of(ops)->stream;
+
+    if (row_tiles == 0 || weight->N == 0)
+        return STATUS_OK;
     if (grouping) {
         p.group = *grouping;
         p.x.head_stride = 0;
@@ -508,4 +516,41 @@ enum status cuda_linear(struct ops *ops, const struct ops_linear_args *args)
         return status;
     return cuda_product(ops, &operand, w, x->dims[0], NULL, (float *)y->data, y->strides[0],
                         per_head ? y->strides[1] : 0, args->accumulate);
+}
+
+enum status cuda_linears(struct ops *ops, const struct ops_linear_args *args, int count)
+{
+    const struct tensor *x = args->x;
+    const struct cuda_weight *like = cuda_weight_of(args->w);
+    struct product products[OPS_LINEARS_MOST];
+    struct operand operand;
+    enum status status = STATUS_OK;
+    bool alike = !is_plain(like), few;
+
+    for (int i = 1; i < count; i++) {
+        const struct cuda_weight *w = cuda_weight_of(args[i].w);
+
+        alike = alike && w->dtype == like->dtype && w->numerics == like->numerics;
+    }
+    if (!alike) {
+        for (int i = 0; i < count && !status; i++)
+            status = cuda_linear(ops, &args[i]);
+        return status;
+    }
+    status = cuda_operand(ops, like, (const float *)x->data, x->strides[0], 0, 1, x->dims[0], (int)like->K, SCRATCH_A,
+                          SCRATCH_B, &operand);
+    few = operand.codes != NULL;
+    for (int i = 0; i < count && !status; i++) {
+        const struct tensor *y = args[i].y;
+
+        products[i] = product_of(&operand, cuda_weight_of(args[i].w), x->dims[0], (float *)y->data, y->strides[0], 0,
+                                 args[i].accumulate);
+        few = few && products[i].N > 0 && product_takes_few(&products[i]);
+    }
+    if (few && !status)
+        return cuda_products_few(ops, products, count);
+    for (int i = 0; i < count && !status; i++)
+        status = cuda_product(ops, &operand, cuda_weight_of(args[i].w), x->dims[0], NULL, products[i].y,
+                              products[i].y_row_stride, 0, args[i].accumulate);
+    return status;
 }

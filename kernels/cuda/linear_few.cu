@@ -9,6 +9,7 @@
  *          warpgroup; several blocks an SM
  *   smem   eight stages of w [64, 128 bytes] and x [Rows, 128 bytes], 128-byte swizzle, filled by cp.async seven ahead:
  *          57 KB of weights in flight a block, where 4.8 TB/s with 0.8 us of latency ask for 29 KB an SM
+ * Several FP8 products of the same rows go in one launch, their blocks one behind the other.
  * Sums run over the groups in order, as in linear_wgmma.cu, where the chain of additions is the same but for parts of
  * K: each is a sum of its own, and a second launch adds them in order. */
 #include "kernels/cuda/mma.cuh"
@@ -71,18 +72,18 @@ static __device__ __forceinline__ void point_at_weights(struct sources<Rows> *fr
     }
 }
 
+/* 64 columns of y, from all of K or from part number `number`, `part_steps` long; its sums go to `parts` then. */
 template <bool Fp8, int Rows>
-static __global__ void __launch_bounds__(THREADS) few_kernel(struct product p, int part_steps, float *parts)
+static __device__ __forceinline__ void multiply(const struct product &p, unsigned column, unsigned number,
+                                                int part_steps, float *parts, uint8_t *memory)
 {
-    weights_before_previous();
     const int item = Fp8 ? 1 : 2;
-    DYNAMIC_SHARED(uint8_t, memory);
     __shared__ int32_t rows[Rows]; /* operand row of each row of the tile, -1: none */
     struct stage_map<Rows> *stages = (struct stage_map<Rows> *)(memory + (1024 - ((uintptr_t)memory & 1023)) % 1024);
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, head = parts ? 0 : blockIdx.z;
-    int64_t n0 = (int64_t)blockIdx.x * WEIGHT_ROWS, first = (int64_t)blockIdx.y * GROUP_TILE_ROWS;
+    int64_t n0 = (int64_t)column * WEIGHT_ROWS, first = (int64_t)blockIdx.y * GROUP_TILE_ROWS;
     int all_bytes = (int)p.K * item, all_steps = (all_bytes + ROW_BYTES - 1) / ROW_BYTES;
-    int begin = parts ? (int)blockIdx.z * part_steps : 0, steps = min(part_steps, all_steps - begin);
+    int begin = parts ? (int)number * part_steps : 0, steps = min(part_steps, all_steps - begin);
     int bytes = all_bytes - begin * ROW_BYTES; /* of K, from this part's first on */
     struct sources<Rows> from;
     const uint8_t *x = (Fp8 ? p.x.codes : (const uint8_t *)p.x.values) + head * p.x.head_stride * item;
@@ -183,13 +184,60 @@ static __global__ void __launch_bounds__(THREADS) few_kernel(struct product p, i
         int64_t n = n0 + 16 * warp + lane / 4 + 8 * (i / 2 % 2);
 
         if (rows[row] >= 0 && n < p.N && parts) {
-            parts[(blockIdx.z * p.T + row) * p.N + n] = sum[i];
+            parts[(number * p.T + row) * p.N + n] = sum[i];
         } else if (rows[row] >= 0 && n < p.N) {
             float *out = p.y + (first + row) * p.y_row_stride + head * p.y_head_stride + n;
 
             *out = p.accumulate ? *out + sum[i] : sum[i];
         }
     }
+}
+
+template <bool Fp8, int Rows>
+static __global__ void __launch_bounds__(THREADS) few_kernel(struct product p, int part_steps, float *parts)
+{
+    weights_before_previous();
+    DYNAMIC_SHARED(uint8_t, memory);
+
+    multiply<Fp8, Rows>(p, blockIdx.x, blockIdx.z, part_steps, parts, memory);
+}
+
+/* Products of the same rows, one behind the other in a launch's blocks. */
+struct few_list {
+    struct product p; /* what they share */
+    int count;
+    struct few_member {
+        const void *w;
+        const float *w_scale;
+        float *y, *parts; /* parts: NULL where K is not divided */
+        int64_t N, y_row_stride;
+        int part_steps, part_count;
+        unsigned first_block, first_sum; /* of the launch's, and of the elements that the second launch adds */
+        bool accumulate;
+    } member[OPS_LINEARS_MOST];
+};
+
+template <int Rows> static __global__ void __launch_bounds__(THREADS) few_list_kernel(struct few_list list)
+{
+    weights_before_previous();
+    DYNAMIC_SHARED(uint8_t, memory);
+    struct product p = list.p;
+    struct few_list::few_member m = list.member[0];
+    unsigned block, columns;
+
+#pragma unroll
+    for (int i = 1; i < OPS_LINEARS_MOST; i++)
+        if (i < list.count && blockIdx.x >= list.member[i].first_block)
+            m = list.member[i];
+    p.w = m.w;
+    p.w_scale = m.w_scale;
+    p.N = m.N;
+    p.y = m.y;
+    p.y_row_stride = m.y_row_stride;
+    p.accumulate = m.accumulate;
+    block = blockIdx.x - m.first_block;
+    columns = (unsigned)((m.N + WEIGHT_ROWS - 1) / WEIGHT_ROWS);
+    multiply<true, Rows>(p, block % columns, block / columns, m.part_steps, m.parts, memory);
 }
 
 enum { ADD_THREADS = 128 };
@@ -207,6 +255,89 @@ static __global__ void __launch_bounds__(ADD_THREADS) add_parts_kernel(struct pr
         sum += parts[(int64_t)i * all + at];
     out = p.y + row * p.y_row_stride + (at - row * (unsigned)p.N);
     *out = p.accumulate ? *out + sum : sum;
+}
+
+static __global__ void __launch_bounds__(ADD_THREADS) add_lists_kernel(struct few_list list, unsigned all)
+{
+    after_previous();
+    unsigned at = blockIdx.x * ADD_THREADS + threadIdx.x, here, row;
+    struct few_list::few_member m = list.member[0];
+    float sum = 0.0f, *out;
+
+    if (at >= all)
+        return;
+#pragma unroll
+    for (int i = 1; i < OPS_LINEARS_MOST; i++)
+        if (i < list.count && at >= list.member[i].first_sum)
+            m = list.member[i];
+    at -= m.first_sum;
+    here = (unsigned)(list.p.T * m.N);
+    row = at / (unsigned)m.N;
+#pragma unroll 8
+    for (int i = 0; i < m.part_count; i++)
+        sum += m.parts[(int64_t)i * here + at];
+    out = m.y + row * m.y_row_stride + (at - row * (unsigned)m.N);
+    *out = m.accumulate ? *out + sum : sum;
+}
+
+template <int Rows> static enum status launch_list(struct ops *ops, const struct product *products, int count)
+{
+    const int smem = STAGES * (int)sizeof(struct stage_map<Rows>) + 1024;
+    cudaStream_t stream = backend_of(ops)->stream;
+    int steps = (int)ceil_div(products->K, ROW_BYTES);
+    struct few_list list = {};
+    unsigned blocks = 0, sums = 0;
+    size_t floats = 0;
+    void *parts = NULL;
+    enum status status;
+
+    list.p = *products;
+    list.count = count;
+    for (int i = 0; i < count; i++) {
+        const struct product *p = &products[i];
+        unsigned columns = ceil_div(p->N, WEIGHT_ROWS);
+        int part_steps = few_steps_a_part(columns, steps), part_count = (int)ceil_div(steps, part_steps);
+
+        list.member[i] = {p->w,       p->w_scale, p->y,   NULL, p->N,         p->y_row_stride,
+                          part_steps, part_count, blocks, sums, p->accumulate};
+        blocks += columns * (unsigned)part_count;
+        if (part_count > 1) {
+            sums += (unsigned)(p->T * p->N);
+            floats += (size_t)(part_count * p->T * p->N);
+        }
+    }
+    if (floats) {
+        status = cuda_scratch(ops, SCRATCH_E, floats * sizeof(float), &parts);
+        if (status)
+            return status;
+        floats = 0;
+    }
+    for (int i = 0; i < count; i++) {
+        struct few_list::few_member *m = &list.member[i];
+
+        if (m->part_count == 1)
+            continue;
+        m->parts = (float *)parts + floats;
+        floats += (size_t)(m->part_count * products->T * m->N);
+    }
+    CUDA_TRY(ops, cudaFuncSetAttribute((few_list_kernel<Rows>), cudaFuncAttributeMaxDynamicSharedMemorySize, smem));
+    LAUNCH((few_list_kernel<Rows>), blocks, THREADS, smem, stream, list);
+    CUDA_LAUNCHED(ops);
+    if (sums) {
+        LAUNCH((add_lists_kernel), ceil_div(sums, ADD_THREADS), ADD_THREADS, 0, stream, list, sums);
+        CUDA_LAUNCHED(ops);
+    }
+    return STATUS_OK;
+}
+
+enum status cuda_products_few(struct ops *ops, const struct product *products, int count)
+{
+    int64_t rows = products->T;
+
+    return rows <= 8    ? launch_list<8>(ops, products, count)
+           : rows <= 16 ? launch_list<16>(ops, products, count)
+           : rows <= 32 ? launch_list<32>(ops, products, count)
+                        : launch_list<64>(ops, products, count);
 }
 
 template <bool Fp8, int Rows> static enum status launch(struct ops *ops, const struct product *p)

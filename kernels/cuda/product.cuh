@@ -63,6 +63,8 @@ enum status cuda_product_wgmma(struct ops *ops, const struct product *product);
 /* Of those, products of at most 64 rows, altogether or for each expert. */
 bool product_takes_few(const struct product *product);
 enum status cuda_product_few(struct ops *ops, const struct product *product);
+/* Several FP8 ones, neither grouped nor per head, of the same rows: in one launch, and one for their sums. */
+enum status cuda_products_few(struct ops *ops, const struct product *products, int count);
 
 /* F32 weights, 2-D, rows of both sides on 16 bytes. */
 bool product_takes_f32(const struct product *product, enum dtype dtype);

@@ -36,9 +36,9 @@ struct check_op {
     void (*run)(struct check *check, const void *parameters);
 };
 
-extern const struct check_op check_op_linear, check_op_rows, check_op_rope, check_op_hadamard, check_op_cache,
-    check_op_changed, check_op_indexer, check_op_topk, check_op_attention, check_op_router, check_op_moe, check_op_best,
-    check_op_shortlist;
+extern const struct check_op check_op_linear, check_op_linears, check_op_rows, check_op_rope, check_op_hadamard,
+    check_op_cache, check_op_changed, check_op_indexer, check_op_topk, check_op_attention, check_op_router,
+    check_op_moe, check_op_best, check_op_shortlist;
 
 struct ops *check_ref(struct check *check);
 struct ops *check_device(struct check *check);

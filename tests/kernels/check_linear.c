@@ -280,3 +280,117 @@ static const struct check_case cases[] = {
 };
 
 const struct check_op check_op_linear = {"linear", cases, sizeof cases / sizeof *cases, run};
+
+/* --- Several at once: the bits of one after another -------------------------------------------------------------- */
+
+struct several {
+    int64_t T, K, N[OPS_LINEARS_MOST]; /* as many products as N are not 0 */
+    enum dtype dtype[OPS_LINEARS_MOST];
+    enum numerics numerics;
+    bool accumulate;
+};
+
+struct several_run {
+    struct ops_linear_args args[OPS_LINEARS_MOST];
+    int count;
+};
+
+static enum status run_linears(struct ops *ops, void *context)
+{
+    struct several_run *run = context;
+
+    return ops_linears(ops, run->args, run->count);
+}
+
+static struct ops_weight *random_weight(struct check *check, enum dtype dtype, enum numerics numerics, int64_t N,
+                                        int64_t K)
+{
+    struct box *w = BOX(check, dtype, 0, N, K), *scale = NULL;
+    struct ops_weight_args args = {.numerics = numerics};
+    struct ops_weight *weight = NULL;
+
+    box_fill_normal(check, w, dtype == DTYPE_F8E4M3 ? 60 : 0.05);
+    if (dtype == DTYPE_F8E4M3) {
+        scale = BOX(check, DTYPE_F32, 0, (N + 127) / 128, (K + 127) / 128);
+        for (int64_t i = 0; i < scale->host.dims[0]; i++)
+            for (int64_t j = 0; j < scale->host.dims[1]; j++)
+                box_f32(scale, i)[j] = (float)(1e-3 * (0.5 + check_unit(check)));
+        args.scale = &scale->host;
+    }
+    args.w = w->host;
+    check_status(check, check_device(check), ops_weight_create(check_device(check), &args, &weight));
+    return weight;
+}
+
+static void run_several(struct check *check, const void *parameters)
+{
+    const struct several *several = parameters;
+    struct box *x = BOX(check, DTYPE_F32, 0, several->T, several->K), *alone[OPS_LINEARS_MOST];
+    struct box *y[OPS_LINEARS_MOST + 1] = {NULL};
+    struct several_run run = {.count = 0};
+    enum status s = STATUS_OK;
+
+    box_fill_normal(check, x, 1);
+    box_upload(check, x);
+    for (int i = 0; i < OPS_LINEARS_MOST && several->N[i]; i++, run.count++) {
+        struct ops_weight *weight =
+            random_weight(check, several->dtype[i], several->numerics, several->N[i], several->K);
+
+        y[i] = BOX(check, DTYPE_F32, 3 * i, several->T, several->N[i]);
+        alone[i] = BOX(check, DTYPE_F32, 0, several->T, several->N[i]);
+        box_fill_normal(check, y[i], 1);
+        for (int64_t t = 0; t < several->T; t++)
+            memcpy(box_f32(alone[i], t), box_f32(y[i], t), (size_t)several->N[i] * sizeof(float));
+        box_upload(check, y[i]);
+        box_upload(check, alone[i]);
+        run.args[i] = (struct ops_linear_args){&x->device, weight, &y[i]->device, several->accumulate};
+    }
+    s = run_linears(check_device(check), &run);
+    if (!s)
+        check_repeat(check, run_linears, &run, y);
+    for (int i = 0; i < run.count && !s; i++) {
+        struct ops_linear_args args = run.args[i];
+        struct tensor got, wanted;
+
+        args.y = &alone[i]->device;
+        s = ops_linear(check_device(check), &args);
+        if (s)
+            break;
+        box_download(check, y[i], &got);
+        box_download(check, alone[i], &wanted);
+        for (int64_t t = 0; t < several->T; t++)
+            if (memcmp((float *)got.data + t * got.strides[0], (float *)wanted.data + t * wanted.strides[0],
+                       (size_t)several->N[i] * sizeof(float)) != 0)
+                check_case_fail(check, "row %lld of product %d has other bits than alone", (long long)t, i);
+    }
+    for (int i = 0; i < run.count; i++)
+        ops_weight_destroy(check_device(check), (struct ops_weight *)run.args[i].w);
+    check_status(check, check_device(check), s);
+}
+
+#define SEVERAL(label, ...)                                \
+    {                                                      \
+        label, &(const struct several){__VA_ARGS__}, false \
+    }
+#define F8S                                                    \
+    {                                                          \
+        DTYPE_F8E4M3, DTYPE_F8E4M3, DTYPE_F8E4M3, DTYPE_F8E4M3 \
+    }
+
+static const struct check_case several_cases[] = {
+    SEVERAL("fp8 T=1, in parts and whole", 1, 4224, {70, 16900, 130}, F8S, NUMERICS_FP8),
+    SEVERAL("fp8 T=1, none in parts", 1, 640, {64, 130}, F8S, NUMERICS_FP8),
+    SEVERAL("fp8 T=1, one", 1, 640, {130}, F8S, NUMERICS_FP8),
+    SEVERAL("fp8 T=9, accumulate", 9, 4224, {1, 65, 128, 200}, F8S, NUMERICS_FP8, true),
+    SEVERAL("fp8 T=31", 31, 4240, {130, 70}, F8S, NUMERICS_FP8),
+    SEVERAL("fp8 T=64", 64, 1152, {70, 64, 63}, F8S, NUMERICS_FP8),
+    SEVERAL("fp8 T=70", 70, 640, {70, 130}, F8S, NUMERICS_FP8),
+    SEVERAL("fp8 T=3, K=130", 3, 130, {70, 130}, F8S, NUMERICS_FP8),
+    SEVERAL("bf16 T=2", 2, 2088, {70, 130}, {DTYPE_BF16, DTYPE_BF16}, NUMERICS_FP8),
+    SEVERAL("f32 T=2", 2, 300, {70, 130}, {DTYPE_F32, DTYPE_F32}, NUMERICS_FP8),
+    SEVERAL("fp8, bf16 and f32 T=5", 5, 640, {70, 64, 3}, {DTYPE_F8E4M3, DTYPE_BF16, DTYPE_F32}, NUMERICS_FP8),
+    SEVERAL("plain T=5", 5, 300, {70, 130}, F8S, NUMERICS_PLAIN),
+};
+
+const struct check_op check_op_linears = {"linears", several_cases, sizeof several_cases / sizeof *several_cases,
+                                          run_several};
