@@ -159,8 +159,8 @@ class Shard:
 class Packer:
     """Random training packs from the first shard and those that appear in `more` (grow.py), with the teacher's labels
     where they have appeared."""
-    MIX = {"squad": 0.17, "qamr": 0.16, "nq": 0.06, "medquad": 0.02, "enwiki": 0.33, "needle": 0.03, "summary": 0.03,
-           "pubmedqa": 0.02, "without": 0.10, "altered": 0.08}
+    MIX = {"squad": 0.17, "qamr": 0.16, "nq": 0.06, "medquad": 0.03, "enwiki": 0.38, "needle": 0.03, "summary": 0.03,
+           "pubmedqa": 0.02, "without": 0.12}
     LABELLED = 6  # how much more often a record by rule is drawn from a shard with labels
 
     def __init__(self, vocabulary, reading, seed, more=None):

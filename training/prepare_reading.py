@@ -28,7 +28,7 @@ from prepare_text import FILTERS, is_reading_article, texts
 CANDIDATES = 12
 QUOTES = 3
 SOURCES = ["squad", "qamr", "nq", "medquad", "enwiki", "needle", "summary", "pubmedqa", "dev", "dev-enwiki", "eval",
-           "without", "altered"]
+           "without"]
 DEV_TITLES = {"Kenya", "Normans", "Oxygen", "Doctor Who"}
 STOP = questions.STOP
 

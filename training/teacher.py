@@ -29,7 +29,6 @@ LONGEST = 384      # of question and passage together, in the teacher's tokens
 QUESTION = 64
 PASSAGES = 5       # of a record that are labelled: its best candidates, and the gold passages
 PEOPLE = ("squad", "qamr", "nq")  # sources of questions by people: what it is fine-tuned on
-ALTERED = 0.28  # of a step's records: such questions altered by rule (alter.py)
 
 
 class Encoder(nn.Module):
@@ -218,10 +217,8 @@ class Training:
         self.vocabulary = Vocabulary(os.path.join(args.data, "tokenizer.json"))
         self.folder = os.path.join(args.data, "reading")
         self.reading = load.Reading(self.folder)
-        self.weights = folder
-        _, self.tokenizer = read_teacher(folder)
-        self.members = []  # whose scores are averaged; each fine-tuned on its own
-        self.kinds = self.texts = None  # what they learn from
+        self.model, self.tokenizer = read_teacher(folder)
+        self.model.to(self.device)
         self.began = time.time()
         self.log = open(os.path.join(args.more, "teacher.jsonl"), "a", encoding="utf-8")
 
@@ -230,25 +227,18 @@ class Training:
         self.log.flush()
         print(fields, flush=True)
 
-    def scores(self, models, texts, questions, bodies, count):
-        """The mean of the models' scores."""
-        rows = texts.rows(questions, bodies, count)
+    def scores(self, texts, questions, bodies, count):
         with torch.autocast("cuda", torch.bfloat16) if self.device == "cuda" else contextlib.nullcontext():
-            return sum(model.sentences(*rows, count).clamp(-30, 30) for model in models) / len(models)
+            return self.model.sentences(*texts.rows(questions, bodies, count), count)
 
     def learn(self, minutes):
-        """Fine-tunes one more member by the clock."""
+        """Fine-tunes by the clock."""
         args, reading, r = self.args, self.reading, self.random
-        if self.texts is None:
-            kinds = [np.concatenate([reading.numbers(source) for source in PEOPLE]), reading.numbers("altered")]
-            self.kinds = [r.permutation(kind)[:args.records] for kind in kinds] if args.records else kinds
-            records = np.concatenate(self.kinds)
-            wanted = sorted({p for record in records for p in passages_of(reading, record)})
-            self.texts = Texts(self.vocabulary, reading, self.tokenizer, records, wanted, self.device)
-        texts, kinds = self.texts, self.kinds
-        torch.manual_seed(args.seed + len(self.members))
-        self.model, _ = read_teacher(self.weights)
-        self.model.to(self.device)
+        records = np.concatenate([reading.numbers(source) for source in PEOPLE])
+        if args.records:
+            records = r.permutation(records)[:args.records]
+        wanted = sorted({p for record in records for p in passages_of(reading, record)})
+        texts = Texts(self.vocabulary, reading, self.tokenizer, records, wanted, self.device)
         parts = [([], 0.01, 1.0), ([], 0.0, 1.0), ([], 0.0, 10.0)]  # weight decay, times the learning rate; the new part
         for name, p in self.model.named_parameters():
             parts[2 if name.startswith("score.") else p.dim() < 2][0].append(p)
@@ -256,11 +246,10 @@ class Training:
                                        for params, decay, times in parts], lr=args.lr, betas=(0.9, 0.98))
         self.model.train()
         self.model.dropout = 0.1
-        self.say(event="learns", member=len(self.members) + 1, records=[len(kind) for kind in kinds])
+        self.say(event="learns", records=len(records), passages=len(wanted))
         began, step, total = time.time(), 0, 0.0
         while time.time() - began < 60 * minutes and not (args.steps and step >= args.steps):
-            altered = (r.random(args.batch) < ALTERED) & (len(kinds[1]) > 0)
-            batch = [kinds[int(one)][r.integers(len(kinds[int(one)]))] for one in altered]
+            batch = records[r.integers(len(records), size=args.batch)]
             questions, bodies, labels = [], [], []
             for record in batch:
                 record = int(record)
@@ -283,8 +272,9 @@ class Training:
             share = step / args.steps if args.steps else share
             for group in optimiser.param_groups:
                 group["lr"] = group["times"] * args.lr * min(1.0, (step + 1) / 60) * (1 - 0.97 * share)
-            scores = self.scores([self.model], texts, torch.tensor(questions, device=self.device),
+            scores = self.scores(texts, torch.tensor(questions, device=self.device),
                                  torch.tensor(bodies, device=self.device), count).view(args.batch, -1)
+            scores = scores.clamp(min=-30)
             known, right = label >= 0, label == 1
             none = torch.zeros_like(scores[:, :1])
             every = torch.cat((scores.masked_fill(~known, -1e4), none), 1)
@@ -301,8 +291,7 @@ class Training:
                 total = 0.0
         self.model.eval()
         self.model.dropout = 0.0
-        self.members.append(self.model)
-        self.say(event="learnt", member=len(self.members), steps=step)
+        self.say(event="learnt", steps=step)
         return self.measure()
 
     def measure(self):
@@ -347,12 +336,11 @@ class Training:
                 rows = max(1, self.args.tokens // int(lengths[at]))
                 part = slice(at, at + rows)
                 count = max(1, min(60, int(max(sentences[pairs[i][1]] for i in order_cpu[part]))))
-                held.append((order_cpu[part],
-                             self.scores(self.members, texts, questions[order[part]], bodies[order[part]], count)))
+                held.append((order_cpu[part], self.scores(texts, questions[order[part]], bodies[order[part]], count)))
                 at += rows
             if len(held) > 1 or at >= len(pairs):  # read one batch late, so that the device is not waited for
                 numbers, scores = held.pop(0)
-                scores = scores.cpu().numpy().astype(np.float32)
+                scores = scores.clamp(-30, 30).cpu().numpy().astype(np.float32)
                 for i, row in zip(numbers, scores):
                     found = np.full(sentences[pairs[i][1]], -30, dtype=np.float32)
                     found[:len(row)] = row[:len(found)]
@@ -395,14 +383,12 @@ def run(args):
     tuned = os.path.join(args.more, "tuned.pt")
     if os.path.exists(tuned):
         saved = torch.load(tuned, map_location="cpu")
-        for state in saved["states"]:
-            training.members.append(read_teacher(folder)[0].to(training.device).eval())
-            training.members[-1].load_state_dict(state)
+        training.model.load_state_dict(saved["state"])
+        training.model.eval()
         right = saved["right"]
     else:
-        for _ in range(args.members):
-            right = training.learn(args.minutes / args.members)
-        torch.save({"states": [model.state_dict() for model in training.members], "right": right}, tuned + ".part")
+        right = training.learn(args.minutes)
+        torch.save({"state": training.model.state_dict(), "right": right}, tuned + ".part")
         os.rename(tuned + ".part", tuned)
     if right < args.least:
         training.say(event="teacher no better than a reader: no labels", right=right)
@@ -434,8 +420,7 @@ def main():
     parser.add_argument("--out", help="of pack")
     parser.add_argument("--data", help="a training run's data")
     parser.add_argument("--more", help="where shards appear and labels go")
-    parser.add_argument("--minutes", type=float, default=3.0, help="of fine-tuning, all members together")
-    parser.add_argument("--members", type=int, default=2, help="fine-tuned each on its own; their scores are averaged")
+    parser.add_argument("--minutes", type=float, default=1.8, help="of fine-tuning")
     parser.add_argument("--least", type=float, default=0.71, help="share of development questions it must get right")
     parser.add_argument("--patience", type=float, default=8, help="minutes to wait for the last shard")
     parser.add_argument("--lr", type=float, default=1e-4)
