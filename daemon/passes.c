@@ -368,9 +368,9 @@ static enum status take_text(struct passes *passes, struct store *store, struct 
     return STATUS_OK;
 }
 
-/* The place of a quotation, without headings at its ends. */
+/* The place of a quotation, without headings at its ends; `empty`: nothing but a heading or rows is left. */
 static enum status place_quote(const struct passes *passes, struct store *store, const struct retrieval_quote *origin,
-                               const struct quote_span *quote, struct retrieval_quote *place, bool *heading,
+                               const struct quote_span *quote, struct retrieval_quote *place, bool *empty,
                                struct error *err)
 {
     size_t start = quote->start, end = quote->end;
@@ -382,7 +382,7 @@ static enum status place_quote(const struct passes *passes, struct store *store,
     s = store_page_slice(store, passes->document, origin->page, origin->start, origin->end, &arena, &text, err);
     if (!s) {
         retrieval_trim_headings(text, &start, &end);
-        *heading = retrieval_is_heading(text, start, end);
+        *empty = retrieval_is_heading(text, start, end) || retrieval_is_rows(text, start, end);
         *place = (struct retrieval_quote){origin->page, origin->start + (uint32_t)start, origin->start + (uint32_t)end};
     }
     arena_finish(&arena);
@@ -399,7 +399,7 @@ static enum status take_quotes(struct passes *passes, struct store *store, const
         return error_set(err, STATUS_NO_MEMORY, "no memory for a note");
     for (size_t i = 0; i < count; i++) {
         const struct retrieval_quote *origin;
-        bool heading = false;
+        bool empty = false;
         enum status s;
 
         if (quotes[i].block_id < 1 || (size_t)quotes[i].block_id > passes->pending.origin_count) {
@@ -411,11 +411,11 @@ static enum status take_quotes(struct passes *passes, struct store *store, const
             claims[CLAIM_MISQUOTED]++;
             continue;
         }
-        s = place_quote(passes, store, origin, &quotes[i], &places[i], &heading, err);
+        s = place_quote(passes, store, origin, &quotes[i], &places[i], &empty, err);
         if (s)
             return s;
-        if (heading) {
-            claims[CLAIM_HEADING]++;
+        if (empty) {
+            claims[CLAIM_NO_SENTENCE]++;
             continue;
         }
         note->statements[note->count++] = (struct statement){.places = &places[i], .place_count = 1};

@@ -40,7 +40,7 @@ struct checking {
 
 const char *retrieval_claim_fault_name(enum claim_fault fault)
 {
-    static const char *const names[] = {"kept", "uncited", "no-page", "misquoted", "unsupported", "heading"};
+    static const char *const names[] = {"kept", "uncited", "no-page", "misquoted", "unsupported", "no-sentence"};
 
     return names[fault];
 }

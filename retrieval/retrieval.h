@@ -194,6 +194,9 @@ enum status retrieval_summarise(struct store *store, int64_t document_id, struct
 void retrieval_trim_headings(struct span text, size_t *start, size_t *end);
 /* Whether [start, end) is a heading as a whole, with more text after it. */
 bool retrieval_is_heading(struct span text, size_t start, size_t end);
+/* Whether every line of [start, end) is a row of a table, or a part of one: ingest parts cells by tabs, and has none in
+ * other text. */
+bool retrieval_is_rows(struct span text, size_t start, size_t end);
 
 /* --- A model's statements, held against the pages they cite ---------------------------------------------- */
 
@@ -203,7 +206,7 @@ enum claim_fault {
     CLAIM_NO_PAGE,     /* names a page that its source did not have */
     CLAIM_MISQUOTED,   /* words in quotation marks stand on none of the pages it names */
     CLAIM_UNSUPPORTED, /* shares no word that means anything with a page it names */
-    CLAIM_HEADING,     /* quotes a heading and nothing else */
+    CLAIM_NO_SENTENCE, /* quotes a heading, or rows of a table, and nothing else */
     CLAIM_FAULTS
 };
 const char *retrieval_claim_fault_name(enum claim_fault fault); /* "kept", "uncited", "no-page", … */

@@ -148,6 +148,20 @@ bool retrieval_is_heading(struct span text, size_t start, size_t end)
            is_heading_block(span_slice(text, start, end));
 }
 
+bool retrieval_is_rows(struct span text, size_t start, size_t end)
+{
+    size_t rows = 0;
+
+    for (size_t at = start, next; at < end; at = next + 1) {
+        for (next = at; next < end && text.ptr[next] != '\n'; next++)
+            ;
+        if (next > at && !memchr(text.ptr + at, '\t', next - at))
+            return false;
+        rows += next > at;
+    }
+    return rows > 0;
+}
+
 void retrieval_trim_headings(struct span text, size_t *start, size_t *end)
 {
     size_t from = *start, to = *end, next;

@@ -511,6 +511,30 @@ TEST(quotations_keep_their_places_through_all_passes)
     close_scene(&scene);
 }
 
+TEST(rows_of_a_table_are_no_quotation)
+{
+    static const char rows[] = "Year\tTons\n1901\t12\n1902\t14", sentence[] = "The harvest rose in both years.";
+    char text[128];
+    const char *texts[] = {text};
+    struct store_document document = named_document("/harvest", "Harvests");
+    struct error err = {0};
+    struct scene scene;
+
+    (void)snprintf(text, sizeof text, "%s\n\n%s", rows, sentence);
+    open_scene(&scene, PASSES_QUOTES, 3000);
+    document.page_count = 1;
+    CHECK_OK(put_document(scene.store, &document, texts, 1, &scene.document, &err), &err);
+    begin(&scene);
+    CHECK(run_quoting(&scene, (int)strlen(rows)));
+    CHECK_EQ_INT(passes_summary(scene.passes)->count, 0);
+    CHECK_EQ_INT(passes_counts(scene.passes)->claims[CLAIM_NO_SENTENCE], 1);
+    scene.options.parameters = "test/1"; /* another run, which finds no parts */
+    begin(&scene);
+    CHECK(run_quoting(&scene, (int)strlen(text)));
+    CHECK_EQ_INT(passes_summary(scene.passes)->count, 1);
+    close_scene(&scene);
+}
+
 TEST(a_quotation_does_not_begin_with_a_heading)
 {
     static const char heading[] = "The order of a sum", sentence[] = "The result depends on the order of adding.";
@@ -531,11 +555,11 @@ TEST(a_quotation_does_not_begin_with_a_heading)
     place = &passes_summary(scene.passes)->statements[0].places[0];
     CHECK_EQ_INT(place->start, strlen(heading) + 2);
     CHECK_EQ_INT(place->end, strlen(text));
-    CHECK_EQ_INT(passes_counts(scene.passes)->claims[CLAIM_HEADING], 0);
+    CHECK_EQ_INT(passes_counts(scene.passes)->claims[CLAIM_NO_SENTENCE], 0);
     scene.options.parameters = "test/1"; /* another run, which finds no parts */
     begin(&scene);
     CHECK(run_quoting(&scene, (int)strlen(heading)));
     CHECK_EQ_INT(passes_summary(scene.passes)->count, 0);
-    CHECK_EQ_INT(passes_counts(scene.passes)->claims[CLAIM_HEADING], 1);
+    CHECK_EQ_INT(passes_counts(scene.passes)->claims[CLAIM_NO_SENTENCE], 1);
     close_scene(&scene);
 }

@@ -181,6 +181,25 @@ TEST(headings_are_no_part_of_a_quotation)
     }
 }
 
+TEST(rows_are_lines_with_tabs)
+{
+    static const struct {
+        const char *text;
+        bool rows;
+    } cases[] = {
+        {"1901\t12", true},
+        {"Year\tTons\n1901\t12\n", true},
+        {"Year\tTons\n\n1901\t12", true},
+        {"Year\tTons\nThe harvest rose.", false},
+        {"The harvest rose.", false},
+        {"\n", false},
+        {"", false},
+    };
+
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        CHECK_EQ_INT(retrieval_is_rows(span_from_cstr(cases[i].text), 0, strlen(cases[i].text)), cases[i].rows);
+}
+
 TEST(a_heading_is_a_short_line_between_empty_lines)
 {
     static const char text[] = "On sums\n\nThe order of a sum\n\nThe result depends on it. It does\n\nnot end";
