@@ -511,53 +511,57 @@ TEST(quotations_keep_their_places_through_all_passes)
     close_scene(&scene);
 }
 
-TEST(rows_of_a_table_are_no_quotation)
+/* A scene of one document, of one page: `first`, an empty line, `second`. → the length of its text */
+static int open_page(struct scene *scene, const char *first, const char *second)
 {
-    static const char rows[] = "Year\tTons\n1901\t12\n1902\t14", sentence[] = "The harvest rose in both years.";
     char text[128];
     const char *texts[] = {text};
-    struct store_document document = named_document("/harvest", "Harvests");
+    struct store_document document = named_document("/page", "One page");
     struct error err = {0};
-    struct scene scene;
 
-    (void)snprintf(text, sizeof text, "%s\n\n%s", rows, sentence);
-    open_scene(&scene, PASSES_QUOTES, 3000);
+    (void)snprintf(text, sizeof text, "%s\n\n%s", first, second);
+    open_scene(scene, PASSES_QUOTES, 3000);
     document.page_count = 1;
-    CHECK_OK(put_document(scene.store, &document, texts, 1, &scene.document, &err), &err);
-    begin(&scene);
+    CHECK_OK(put_document(scene->store, &document, texts, 1, &scene->document, &err), &err);
+    begin(scene);
+    return (int)strlen(text);
+}
+
+static void begin_again(struct scene *scene)
+{
+    scene->options.parameters = "test/1"; /* another run, which finds no parts */
+    begin(scene);
+}
+
+TEST(rows_of_a_table_are_no_quotation)
+{
+    static const char rows[] = "Year\tTons\n1901\t12\n1902\t14";
+    struct scene scene;
+    int whole = open_page(&scene, rows, "The harvest rose in both years.");
+
     CHECK(run_quoting(&scene, (int)strlen(rows)));
     CHECK_EQ_INT(passes_summary(scene.passes)->count, 0);
     CHECK_EQ_INT(passes_counts(scene.passes)->claims[CLAIM_NO_SENTENCE], 1);
-    scene.options.parameters = "test/1"; /* another run, which finds no parts */
-    begin(&scene);
-    CHECK(run_quoting(&scene, (int)strlen(text)));
+    begin_again(&scene);
+    CHECK(run_quoting(&scene, whole));
     CHECK_EQ_INT(passes_summary(scene.passes)->count, 1);
     close_scene(&scene);
 }
 
 TEST(a_quotation_does_not_begin_with_a_heading)
 {
-    static const char heading[] = "The order of a sum", sentence[] = "The result depends on the order of adding.";
-    char text[128];
-    const char *texts[] = {text};
-    struct store_document document = named_document("/sums", "On sums");
-    struct error err = {0};
-    struct scene scene;
+    static const char heading[] = "The order of a sum";
     const struct retrieval_quote *place;
+    struct scene scene;
+    int whole = open_page(&scene, heading, "The result depends on the order of adding.");
 
-    (void)snprintf(text, sizeof text, "%s\n\n%s", heading, sentence);
-    open_scene(&scene, PASSES_QUOTES, 3000);
-    document.page_count = 1;
-    CHECK_OK(put_document(scene.store, &document, texts, 1, &scene.document, &err), &err);
-    begin(&scene);
-    CHECK(run_quoting(&scene, (int)strlen(text)));
+    CHECK(run_quoting(&scene, whole));
     CHECK_EQ_INT(passes_summary(scene.passes)->count, 1);
     place = &passes_summary(scene.passes)->statements[0].places[0];
     CHECK_EQ_INT(place->start, strlen(heading) + 2);
-    CHECK_EQ_INT(place->end, strlen(text));
+    CHECK_EQ_INT(place->end, whole);
     CHECK_EQ_INT(passes_counts(scene.passes)->claims[CLAIM_NO_SENTENCE], 0);
-    scene.options.parameters = "test/1"; /* another run, which finds no parts */
-    begin(&scene);
+    begin_again(&scene);
     CHECK(run_quoting(&scene, (int)strlen(heading)));
     CHECK_EQ_INT(passes_summary(scene.passes)->count, 0);
     CHECK_EQ_INT(passes_counts(scene.passes)->claims[CLAIM_NO_SENTENCE], 1);
