@@ -148,6 +148,19 @@ bool retrieval_is_heading(struct span text, size_t start, size_t end)
            is_heading_block(span_slice(text, start, end));
 }
 
+static bool is_row(struct span line)
+{
+    enum { MOST_WORDS = 4 };
+    const char *tab = memrchr(line.ptr, '\t', line.len);
+    size_t words = 0;
+
+    if (!tab)
+        return false;
+    for (const char *at = tab + 1; at < line.ptr + line.len; at++)
+        words += *at != ' ' && (at[-1] == '\t' || at[-1] == ' ');
+    return words <= MOST_WORDS;
+}
+
 bool retrieval_is_rows(struct span text, size_t start, size_t end)
 {
     size_t rows = 0;
@@ -155,7 +168,7 @@ bool retrieval_is_rows(struct span text, size_t start, size_t end)
     for (size_t at = start, next; at < end; at = next + 1) {
         for (next = at; next < end && text.ptr[next] != '\n'; next++)
             ;
-        if (next > at && !memchr(text.ptr + at, '\t', next - at))
+        if (next > at && !is_row(span_slice(text, at, next)))
             return false;
         rows += next > at;
     }

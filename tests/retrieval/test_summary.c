@@ -181,7 +181,7 @@ TEST(headings_are_no_part_of_a_quotation)
     }
 }
 
-TEST(rows_are_lines_with_tabs)
+TEST(rows_have_cells_and_no_sentence_behind_them)
 {
     static const struct {
         const char *text;
@@ -192,6 +192,10 @@ TEST(rows_are_lines_with_tabs)
         {"Year\tTons\n\n1901\t12", true},
         {"Year\tTons\nThe harvest rose.", false},
         {"The harvest rose.", false},
+        {"Harvest of both years, in tons\t26", true},
+        {"1.\tThe tenant shall pay the rent.", false}, /* a numbered sentence after a wide gap */
+        {"Year\tTons\n1.\tThe tenant shall pay the rent.", false},
+        {"\treturn 0;", true}, /* code */
         {"\n", false},
         {"", false},
     };
