@@ -333,8 +333,7 @@ enum status cuda_product(struct ops *ops, const struct operand *operand, const s
     return STATUS_OK;
 }
 
-/* --- The left side
- * ---------------------------------------------------------------------------------------------------- */
+/* --- The left side ------------------------------------------------------------------------------------------------ */
 
 enum operand_form { OPERAND_BF16, OPERAND_BF16_OF_E4M3, OPERAND_E4M3 };
 

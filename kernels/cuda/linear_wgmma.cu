@@ -9,10 +9,12 @@
  *   smem   stages of A [64 MW, 128 bytes] and B [128 NW, 128 bytes], 128-byte swizzle: six of 32 KB (tall), five of 40
  *   pipe   the loader fills a stage by cp.async, which arrives at its `full` barrier; each warp that has multiplied
  *          arrives at `empty`. The two warpgroups do not wait for each other: one's scaling runs beside the other's
- * products sums   FP8: four wgmma of k32 make one group's product in 64 registers; times sa sw they join 64 more. BF16:
- * four of k16 a stage, one stage in flight behind the one being issued Hopper keeps about 14 bits of the FP8 products
- * inside a group (facts: DeepGEMM); the promotion every 128 of K is what the reference does as well. Shared memory a
- * stage: 48 KB read, 32 KB written, 512 cycles of products. */
+ *          products
+ *   sums   FP8: four wgmma of k32 make one group's product in 64 registers; times sa sw they join 64 more. BF16: four
+ *          of k16 a stage, one stage in flight behind the one being issued
+ *
+ * Hopper keeps about 14 bits of the FP8 products inside a group (facts: DeepGEMM); the promotion every 128 of K is what
+ * the reference does as well. Shared memory a stage: 48 KB read, 32 KB written, 512 cycles of products. */
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/product.cuh"
 #include "kernels/cuda/sm90/wgmma.cuh"
@@ -85,8 +87,7 @@ static __device__ __forceinline__ bool tile_of(const struct product &p, const st
     return true;
 }
 
-/* --- Loading
- * ----------------------------------------------------------------------------------------------------------- */
+/* --- Loading ------------------------------------------------------------------------------------------------------ */
 
 /* A thread copies chunk tid % 8 of rows tid / 8 + 16 i: the swizzle, by the row's last three bits, is the same for all.
  * `done`: stages filled before; returns those filled now as well. */
@@ -129,8 +130,7 @@ static __device__ __forceinline__ unsigned load_tile(struct block_map<MW, NW> *s
     return done;
 }
 
-/* --- Multiplying
- * ------------------------------------------------------------------------------------------------------- */
+/* --- Multiplying -------------------------------------------------------------------------------------------------- */
 
 static __device__ __forceinline__ void release(uint64_t *empty)
 {
@@ -193,8 +193,7 @@ static __device__ __forceinline__ void multiply_bf16(struct block_map<MW, NW> *s
     release(&shared->empty[(done + steps - 1) % L::stages]);
 }
 
-/* --- The kernel
- * -------------------------------------------------------------------------------------------------------- */
+/* --- The kernel --------------------------------------------------------------------------------------------------- */
 
 template <bool Fp8, int MW, int NW>
 static __device__ __forceinline__ void store(const struct product &p, const struct tile_view &v, int first_row,

@@ -381,8 +381,7 @@ void emulated_bulk_wait(int newest, bool read_only, const char *file, int line)
     me->stores = left;
 }
 
-/* --- Named barriers and registers
- * -------------------------------------------------------------------------------------- */
+/* --- Named barriers and registers --------------------------------------------------------------------------------- */
 
 void emulated_named_barrier(int id, int threads, bool wait, const char *file, int line)
 {
@@ -432,8 +431,7 @@ void emulated_registers(int count, bool raise)
         emulated_trap("setmaxnreg: the warpgroups ask for %d of %d registers", total, launched);
 }
 
-/* --- wgmma
- * -------------------------------------------------------------------------------------------------------------- */
+/* --- wgmma -------------------------------------------------------------------------------------------------------- */
 
 void emulated_check_operand(const void *tile, int swizzle)
 {
