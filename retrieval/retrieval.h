@@ -194,8 +194,8 @@ enum status retrieval_summarise(struct store *store, int64_t document_id, struct
 void retrieval_trim_headings(struct span text, size_t *start, size_t *end);
 /* Whether [start, end) is a heading as a whole, with more text after it. */
 bool retrieval_is_heading(struct span text, size_t start, size_t end);
-/* Whether every line of [start, end) is a row of a table: cells parted by tabs, the last one of few words. Ingest writes
- * tabs for wide gaps of a PDF as well ("1.", a gap, a sentence) and keeps those of code. */
+/* Whether every line of [start, end) is a row of a table: cells parted by tabs, the last one of few words. Ingest
+ * writes tabs for wide gaps of a PDF as well ("1.", a gap, a sentence) and keeps those of code. */
 bool retrieval_is_rows(struct span text, size_t start, size_t end);
 
 /* --- A model's statements, held against the pages they cite ---------------------------------------------- */
