@@ -77,10 +77,11 @@ enum status cuda_queries(struct ops *ops, const float *q, int64_t row_stride, in
                          int Di, bool codes, enum scratch_slot values, enum scratch_slot scales,
                          struct operand *operand);
 
-/* A grouped product: tile i of 64 rows uses weight tile_expert[i] and rows row_index[64 i …] (-1: none). */
+/* A grouped product: tile i of R = tile_rows rows uses weight tile_expert[i] and rows row_index[R i …] (-1: none). */
 struct grouping {
     const int32_t *tile_expert, *row_index; /* on the device */
     int row_divisor;                        /* operand row = row_index / row_divisor */
+    int tile_rows;                          /* GROUP_TILE_ROWS; twice that for linear_wgmma.cu alone */
     int tile_count;                         /* an upper bound; unused tiles carry expert -1 */
     int64_t most_rows;                      /* no expert has more rows */
     const void *const *weights;             /* device table of device pointers */
@@ -88,8 +89,8 @@ struct grouping {
     int matrices, experts;                  /* weights of matrix m, of as many as have y: from m * experts on */
 };
 
-/* y[row, h, n] (+)= sum_k operand[row, h, k] w[h, n, k]. With `grouping`, row = 64 * tile + i, and h counts matrices
- * that multiply the same rows. */
+/* y[row, h, n] (+)= sum_k operand[row, h, k] w[h, n, k]. With `grouping`, row = tile_rows * tile + i, and h counts
+ * matrices that multiply the same rows. */
 enum status cuda_product(struct ops *ops, const struct operand *operand, const struct cuda_weight *weight, int64_t T,
                          const struct grouping *grouping, float *y, int64_t y_row_stride, int64_t y_head_stride,
                          bool accumulate);

@@ -3,10 +3,14 @@
  *   FP8:   y[m, n] = sum_g (sum_{k in g} a8[m, k] w8[n, k]) sa[m, g] sw[n / 128, g],  g = 128 of K
  *   BF16:  y[m, n] = sum_k a[m, k] w[n, k], one F32 sum
  *
- *   grid   as many blocks as SMs; block b takes tiles b, b + blocks, … of [64 MW, 128 NW] outputs. 384 threads: two
- *          warpgroups of 64 x 128 outputs, one that loads: it is on with the next tile's stages while this one's sums
- *          are stored. MW x NW = 2 x 1 (tall) or 1 x 2 (rows grouped by expert: tiles of 64 rows)
- *   smem   stages of A [64 MW, 128 bytes] and B [128 NW, 128 bytes], 128-byte swizzle: six of 32 KB (tall), five of 40
+ *   grid   as many blocks as SMs; block b takes tiles b, b + blocks, … 384 threads: two warpgroups that multiply, MW x NW
+ *          of them, each 64 rows Waves times by 128 columns; and one that loads: it is on with the next tile's stages
+ *          while this one's sums are stored. Three forms, MW x NW x Waves:
+ *            2 x 1 x 1   tiles of 128 x 128   BF16, few columns
+ *            1 x 2 x 1   tiles of  64 x 256   rows grouped by expert, few an expert
+ *            1 x 2 x 2   tiles of 128 x 256   FP8, the rest
+ *   smem   stages of A [rows, 128 bytes] and B [columns, 128 bytes], 128-byte swizzle: seven of 32 KB, five of 40,
+ *          four of 48
  *   pipe   the loader fills a stage by cp.async, which arrives at its `full` barrier; each warp that has multiplied
  *          arrives at `empty`. The two warpgroups do not wait for each other: one's scaling runs beside the other's
  *          products
@@ -14,8 +18,12 @@
  *          of k16 a stage, one stage in flight behind the one being issued
  *
  * Hopper keeps about 14 bits of the FP8 products inside a group (facts: DeepGEMM); the promotion every 128 of K is what
- * the reference does as well. Shared memory a stage: 48 KB read, 32 KB written, 512 cycles of products. */
+ * the reference does as well. A row's bits are those of any form.
+ *
+ * What an SM can read from L2 sets the pace: tiles of 128 x 128 and of 64 x 256 reached 6.0 TB/s on an H200 (128 and 102
+ * operations a byte: 777 and 620 TFLOPS). 128 x 256 make 171 operations of a byte. */
 #include "kernels/cuda/mma.cuh"
+#include "kernels/cuda/plans.h"
 #include "kernels/cuda/product.cuh"
 #include "kernels/cuda/sm90/wgmma.cuh"
 
@@ -26,19 +34,21 @@ enum {
     GROUP_ROWS = 64,
     GROUP_COLUMNS = 128,
     WORKER_WARPS = 8,
+    STAGES_BYTES = 225 << 10, /* of 227 KB */
     BAND = 8 /* row tiles after each other before the next column tile: a wave reads a squarer part of both */
 };
-typedef register_split<THREADS, 104, 200> registers;
+typedef register_split<THREADS, 40, 232> registers;
 
-template <int MW, int NW> struct stage_map {
-    static const int rows = GROUP_ROWS * MW, columns = GROUP_COLUMNS * NW;
-    static const int stages = MW == 2 ? 6 : 5;
+template <int MW, int NW, int Waves> struct stage_map {
+    static const int rows = GROUP_ROWS * MW * Waves, columns = GROUP_COLUMNS * NW;
+    static const int stages = STAGES_BYTES / ((rows + columns) * ROW_BYTES);
     uint8_t a[rows * ROW_BYTES], b[columns * ROW_BYTES];
 };
 
-template <int MW, int NW> struct block_map {
-    struct stage_map<MW, NW> stage[stage_map<MW, NW>::stages];
-    uint64_t full[stage_map<MW, NW>::stages], empty[stage_map<MW, NW>::stages];
+template <int MW, int NW, int Waves> struct block_map {
+    static const int stages = stage_map<MW, NW, Waves>::stages;
+    struct stage_map<MW, NW, Waves> stage[stages];
+    uint64_t full[stages], empty[stages];
 };
 
 /* The tiles of a product, and one of them: operands as bytes, whichever the element. */
@@ -49,17 +59,17 @@ struct tile_counts {
 struct tile_view {
     const uint8_t *a, *w;
     const float *w_scale;
-    int64_t a_stride, w_stride, n0, row0; /* bytes a row; first row of w, first row of y */
+    int64_t a_stride, w_stride, n0, row0; /* bytes a row, multiples of 16; first row of w, first row of y */
     int steps, bytes, head;               /* of K */
 };
 
 /* Tile `number` of all; false where its expert has no rows. Tiles are numbered by bands of row tiles, down the rows
  * first. */
-template <bool Fp8, int MW, int NW>
+template <bool Fp8, int MW, int NW, int Waves>
 static __device__ __forceinline__ bool tile_of(const struct product &p, const struct tile_counts &counts, int number,
                                                struct tile_view *v)
 {
-    using L = stage_map<MW, NW>;
+    using L = stage_map<MW, NW, Waves>;
     const int item = Fp8 ? 1 : 2;
     int one = counts.columns * counts.rows, head = number / one, in_head = number - head * one;
     int band = in_head / (BAND * counts.columns) * BAND, in_band = in_head - band * counts.columns;
@@ -90,41 +100,39 @@ static __device__ __forceinline__ bool tile_of(const struct product &p, const st
 /* --- Loading ------------------------------------------------------------------------------------------------------ */
 
 /* A thread copies chunk tid % 8 of rows tid / 8 + 16 i: the swizzle, by the row's last three bits, is the same for all.
- * `done`: stages filled before; returns those filled now as well. */
-template <int MW, int NW>
-static __device__ __forceinline__ unsigned load_tile(struct block_map<MW, NW> *shared, const struct product &p,
+ * It has few registers, so places in A are counted in 16 bytes, and columns lie evenly apart; what is not there is not
+ * read, wherever its place would be. `done`: stages filled before; returns those filled now as well. */
+template <int MW, int NW, int Waves>
+static __device__ __forceinline__ unsigned load_tile(struct block_map<MW, NW, Waves> *shared, const struct product &p,
                                                      const struct tile_view &v, unsigned done)
 {
-    using L = stage_map<MW, NW>;
-    const int apart = GROUP / 8;
-    int first = (int)threadIdx.x % GROUP / 8, chunk = threadIdx.x % 8, place = swizzled_128(first, chunk);
-    const uint8_t *a[L::rows / apart], *b[L::columns / apart]; /* NULL: zeros */
+    using L = stage_map<MW, NW, Waves>;
+    const int apart = GROUP / 8, stage_bytes = sizeof(struct stage_map<MW, NW, Waves>);
+    const uint32_t none = UINT32_MAX;
+    int first = (int)threadIdx.x % GROUP / 8, chunk = threadIdx.x % 8;
+    int columns = (int)min((int64_t)L::columns, p.N - v.n0) - first, bytes = v.bytes - 16 * chunk;
+    uint32_t w_stride = (uint32_t)v.w_stride;
+    const uint8_t *a = v.a + 16 * chunk, *b = v.w + (v.n0 + first) * v.w_stride + 16 * chunk;
+    uint8_t *place = shared->stage[0].a + swizzled_128(first, chunk);
+    uint32_t row_at[L::rows / apart];
 
 #pragma unroll
     for (int i = 0; i < L::rows / apart; i++) {
-        int64_t row = product_row(p, v.row0 + first + i * apart);
+        int32_t row = product_row(p, v.row0 + first + i * apart);
 
-        a[i] = row < 0 ? NULL : v.a + row * v.a_stride + 16 * chunk;
+        row_at[i] = row < 0 ? none : (uint32_t)(row * (v.a_stride / 16));
     }
-#pragma unroll
-    for (int i = 0; i < L::columns / apart; i++) {
-        int64_t n = v.n0 + first + i * apart;
-
-        b[i] = n < p.N ? v.w + n * v.w_stride + 16 * chunk : NULL;
-    }
-    for (int step = 0; step < v.steps; step++, done++) {
-        int s = done % L::stages, k = step * ROW_BYTES;
-        bool inside = k + 16 * chunk < v.bytes;
+    for (int step = 0; step < v.steps; step++, done++, a += ROW_BYTES, b += ROW_BYTES, bytes -= ROW_BYTES) {
+        int s = done % L::stages;
+        uint8_t *to = place + s * stage_bytes;
 
         mbarrier_wait(&shared->empty[s], (done / L::stages & 1) ^ 1);
 #pragma unroll
-        for (int i = 0; i < L::rows / apart; i++)
-            cp_async_16(shared->stage[s].a + place + i * apart * ROW_BYTES, a[i] && inside ? a[i] + k : v.w,
-                        a[i] && inside);
+        for (int i = 0; i < L::rows / apart; i++, to += apart * ROW_BYTES)
+            cp_async_16(to, a + (uint64_t)row_at[i] * 16, row_at[i] != none && bytes > 0);
 #pragma unroll
-        for (int i = 0; i < L::columns / apart; i++)
-            cp_async_16(shared->stage[s].b + place + i * apart * ROW_BYTES, b[i] && inside ? b[i] + k : v.w,
-                        b[i] && inside);
+        for (int i = 0; i < L::columns / apart; i++, to += apart * ROW_BYTES)
+            cp_async_16(to, b + (uint64_t)w_stride * (i * apart), i * apart < columns && bytes > 0);
         cp_async_arrive(&shared->full[s]);
     }
     return done;
@@ -138,39 +146,49 @@ static __device__ __forceinline__ void release(uint64_t *empty)
         mbarrier_arrive(empty);
 }
 
-template <int MW, int NW>
-static __device__ __forceinline__ void multiply_fp8(struct block_map<MW, NW> *shared, int steps, unsigned done,
-                                                    int a_at, int b_at, const float *const (&a_scale)[2],
-                                                    const float *w_scale, float (&sum)[64])
+/* The first Now of a warpgroup's Waves. */
+template <int Now, int MW, int NW, int Waves>
+static __device__ __forceinline__ void multiply_fp8(struct block_map<MW, NW, Waves> *shared, int steps, unsigned done,
+                                                    int a_at, int b_at, const float *const (&a_scale)[Waves][2],
+                                                    const float *w_scale, float (&sum)[Waves][64])
 {
-    using L = stage_map<MW, NW>;
+    using L = stage_map<MW, NW, Waves>;
     float part[64];
 
     for (int g = 0; g < steps; g++) {
         int s = (done + g) % L::stages;
-        float sw = w_scale[g], low = a_scale[0][g] * sw, high = a_scale[1][g] * sw;
+        float sw = w_scale[g], low[Now], high[Now];
         uint64_t da = wgmma_descriptor(shared->stage[s].a + a_at), db = wgmma_descriptor(shared->stage[s].b + b_at);
 
+#pragma unroll
+        for (int wave = 0; wave < Now; wave++) {
+            low[wave] = a_scale[wave][0][g];
+            high[wave] = a_scale[wave][1][g];
+        }
         mbarrier_wait(&shared->full[s], (done + g) / L::stages & 1);
         fence_proxy_async();
-        wgmma_fence();
 #pragma unroll
-        for (int k = 0; k < ROW_BYTES / 32; k++)
-            wgmma_e4m3<128>(part, da + 2 * k, db + 2 * k, k > 0);
-        wgmma_commit();
-        wgmma_wait<0>(part);
-        release(&shared->empty[s]);
+        for (int wave = 0; wave < Now; wave++) {
+            wgmma_fence();
 #pragma unroll
-        for (int i = 0; i < 64; i++)
-            sum[i] += part[i] * (i / 2 % 2 ? high : low);
+            for (int k = 0; k < ROW_BYTES / 32; k++)
+                wgmma_e4m3<128>(part, da + wave * (GROUP_ROWS * ROW_BYTES / 16) + 2 * k, db + 2 * k, k > 0);
+            wgmma_commit();
+            wgmma_wait<0>(part);
+            if (wave == Now - 1)
+                release(&shared->empty[s]);
+#pragma unroll
+            for (int i = 0; i < 64; i++)
+                sum[wave][i] += part[i] * ((i / 2 % 2 ? high[wave] : low[wave]) * sw);
+        }
     }
 }
 
 template <int MW, int NW>
-static __device__ __forceinline__ void multiply_bf16(struct block_map<MW, NW> *shared, int steps, unsigned done,
+static __device__ __forceinline__ void multiply_bf16(struct block_map<MW, NW, 1> *shared, int steps, unsigned done,
                                                      int a_at, int b_at, float (&sum)[64])
 {
-    using L = stage_map<MW, NW>;
+    using L = stage_map<MW, NW, 1>;
     float none[1];
 
     for (int step = 0; step < steps; step++) {
@@ -195,7 +213,6 @@ static __device__ __forceinline__ void multiply_bf16(struct block_map<MW, NW> *s
 
 /* --- The kernel --------------------------------------------------------------------------------------------------- */
 
-template <bool Fp8, int MW, int NW>
 static __device__ __forceinline__ void store(const struct product &p, const struct tile_view &v, int first_row,
                                              int first_column, const float (&sum)[64])
 {
@@ -227,14 +244,14 @@ static __device__ __forceinline__ void store(const struct product &p, const stru
     }
 }
 
-template <bool Fp8, int MW, int NW>
+template <bool Fp8, int MW, int NW, int Waves>
 static __global__ void __launch_bounds__(THREADS, 1) product_wgmma(struct product p, struct tile_counts counts)
 {
     after_previous();
-    using L = stage_map<MW, NW>;
+    using L = stage_map<MW, NW, Waves>;
     DYNAMIC_SHARED(uint8_t, memory);
-    struct block_map<MW, NW> *shared =
-        (struct block_map<MW, NW> *)(memory + (1024 - ((uintptr_t)memory & 1023)) % 1024);
+    struct block_map<MW, NW, Waves> *shared =
+        (struct block_map<MW, NW, Waves> *)(memory + (1024 - ((uintptr_t)memory & 1023)) % 1024);
     int group = threadIdx.x / GROUP, tiles = counts.columns * counts.rows * counts.heads;
     unsigned done = 0; /* stages: the same count in all three warpgroups */
     struct tile_view v;
@@ -250,8 +267,8 @@ static __global__ void __launch_bounds__(THREADS, 1) product_wgmma(struct produc
     if (group == 2) {
         registers_lower<registers>();
         for (int number = blockIdx.x; number < tiles; number += gridDim.x)
-            if (tile_of<Fp8, MW, NW>(p, counts, number, &v))
-                done = load_tile<MW, NW>(shared, p, v, done);
+            if (tile_of<Fp8, MW, NW, Waves>(p, counts, number, &v))
+                done = load_tile(shared, p, v, done);
         return;
     }
     registers_raise<registers>();
@@ -260,55 +277,70 @@ static __global__ void __launch_bounds__(THREADS, 1) product_wgmma(struct produc
         int group_m = MW == 2 ? group : 0, group_n = NW == 2 ? group : 0;
         int a_at = group_m * GROUP_ROWS * ROW_BYTES, b_at = group_n * GROUP_COLUMNS * ROW_BYTES;
         int first_row = GROUP_ROWS * group_m + 16 * warp;
-        float sum[64] = {};
+        bool all = true; /* of the waves have rows: a tile's are its first */
+        float sum[Waves][64] = {};
 
-        if (!tile_of<Fp8, MW, NW>(p, counts, number, &v))
+        if (!tile_of<Fp8, MW, NW, Waves>(p, counts, number, &v))
             continue;
-        if (Fp8) {
+        if constexpr (Fp8) {
             int64_t scale_row = v.n0 / SCALE_GROUP + group_n;
-            const float *a_scale[2];
+            const float *a_scale[Waves][2], *w_scale;
 
             /* A warpgroup whose columns lie past N reads the last row of scales; its outputs are not written. */
             if (scale_row > (p.N - 1) / SCALE_GROUP)
                 scale_row = (p.N - 1) / SCALE_GROUP;
-            for (int i = 0; i < 2; i++) {
-                int32_t row = product_row(p, v.row0 + first_row + lane / 4 + 8 * i);
+            w_scale = v.w_scale + scale_row * v.steps;
+#pragma unroll
+            for (int i = 0; i < 2 * Waves; i++) {
+                int32_t row = product_row(p, v.row0 + first_row + i / 2 * GROUP_ROWS + lane / 4 + 8 * (i % 2));
 
-                a_scale[i] = product_scales(p, row, v.head);
+                a_scale[i / 2][i % 2] = product_scales(p, row, v.head);
             }
-            multiply_fp8<MW, NW>(shared, v.steps, done, a_at, b_at, a_scale, v.w_scale + scale_row * v.steps, sum);
+            if (Waves > 1)
+                all = product_row(p, v.row0 + GROUP_ROWS) >= 0;
+            if (all)
+                multiply_fp8<Waves>(shared, v.steps, done, a_at, b_at, a_scale, w_scale, sum);
+            else
+                multiply_fp8<1>(shared, v.steps, done, a_at, b_at, a_scale, w_scale, sum);
         } else {
-            multiply_bf16<MW, NW>(shared, v.steps, done, a_at, b_at, sum);
+            multiply_bf16(shared, v.steps, done, a_at, b_at, sum[0]);
         }
         done += v.steps;
-        store<Fp8, MW, NW>(p, v, first_row, GROUP_COLUMNS * group_n, sum);
+#pragma unroll
+        for (int wave = 0; wave < Waves; wave++)
+            if (wave == 0 || all)
+                store(p, v, first_row + GROUP_ROWS * wave, GROUP_COLUMNS * group_n, sum[wave]);
     }
 }
 
-template <bool Fp8, int MW, int NW>
-static enum status launch(struct ops *ops, const struct product *p, unsigned row_tiles)
+template <bool Fp8, int MW, int NW, int Waves>
+static enum status launch(struct ops *ops, const struct product *p, int64_t row_tiles)
 {
-    const int smem = (int)sizeof(struct block_map<MW, NW>) + 1024;
+    const int smem = (int)sizeof(struct block_map<MW, NW, Waves>) + 1024, item = Fp8 ? 1 : 2;
     struct tile_counts counts = {(int)ceil_div(p->N, GROUP_COLUMNS * NW), (int)row_tiles, product_matrices(*p)};
     int64_t tiles = (int64_t)counts.columns * counts.rows * counts.heads;
     int blocks = tiles > backend_of(ops)->sm_count ? backend_of(ops)->sm_count : (int)tiles;
 
-    if (tiles > INT32_MAX / 2)
+    if (tiles > INT32_MAX / 2 || p->T * (p->x.row_stride * item / 16) >= UINT32_MAX)
         return STATUS_UNSUPPORTED;
     CUDA_TRY(ops,
-             cudaFuncSetAttribute((product_wgmma<Fp8, MW, NW>), cudaFuncAttributeMaxDynamicSharedMemorySize, smem));
-    LAUNCH((product_wgmma<Fp8, MW, NW>), (unsigned)blocks, THREADS, smem, backend_of(ops)->stream, *p, counts);
+             cudaFuncSetAttribute((product_wgmma<Fp8, MW, NW, Waves>), cudaFuncAttributeMaxDynamicSharedMemorySize, smem));
+    LAUNCH((product_wgmma<Fp8, MW, NW, Waves>), (unsigned)blocks, THREADS, smem, backend_of(ops)->stream, *p, counts);
     CUDA_LAUNCHED(ops);
     return STATUS_OK;
 }
 
 enum status cuda_product_wgmma(struct ops *ops, const struct product *p)
 {
-    unsigned tall = ceil_div(p->T, 2 * GROUP_ROWS);
+    int64_t tall = ceil_div(p->T, 2 * GROUP_ROWS), tiles = p->group.tile_count;
+    bool grouped = p->group.row_index != NULL, few = p->group.tile_rows == GROUP_ROWS;
 
-    if (p->x.codes)
-        return p->group.row_index ? launch<true, 1, 2>(ops, p, (unsigned)p->group.tile_count)
-                                  : launch<true, 2, 1>(ops, p, tall);
-    return p->group.row_index ? launch<false, 1, 2>(ops, p, (unsigned)p->group.tile_count)
-                              : launch<false, 2, 1>(ops, p, tall);
+    if (!p->x.codes && grouped)
+        return launch<false, 1, 2, 1>(ops, p, tiles);
+    if (!p->x.codes)
+        return launch<false, 2, 1, 1>(ops, p, tall);
+    if (grouped)
+        return few ? launch<true, 1, 2, 1>(ops, p, tiles) : launch<true, 1, 2, 2>(ops, p, tiles);
+    return product_is_wide(tall * p->heads, p->N, backend_of(ops)->sm_count) ? launch<true, 1, 2, 2>(ops, p, tall)
+                                                                             : launch<true, 2, 1, 1>(ops, p, tall);
 }

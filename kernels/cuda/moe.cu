@@ -2,7 +2,7 @@
  *
  * Router: one warp a token; p and p' of all experts in shared memory, or in registers where there are at most 256 in
  * groups of 32 or in one, then k rounds of an arg-max over lanes, ties to the lowest expert.
- * Experts: every (token, j) pair gets a slot in its expert's run of slots, runs padded to tiles of 64 rows, all
+ * Experts: every (token, j) pair gets a slot in its expert's run of slots, runs padded to tiles of 64 or 128 rows, all
  * on the device (no count ever travels to the host). Then gate and up as one grouped product, down as another, and one
  * sum a token, in ascending expert order. Slots of an expert are in ascending (token, j) order. */
 #include "kernels/cuda/device.cuh"
@@ -285,7 +285,7 @@ enum { PLAN_THREADS = 1024, PLAN_WARPS = PLAN_THREADS / WARP };
  * PLAN_THREADS pairs get their slots here as well (`slot_of`), in ascending order; of more, slots_kernel gives them. */
 static __global__ void __launch_bounds__(PLAN_THREADS)
     plan_kernel(const int32_t *experts, int64_t experts_stride, int64_t T, int k, int E, int32_t *first_slot,
-                int32_t *tile_expert, int tiles, int32_t *row_index, int32_t *slot_of)
+                int32_t *tile_expert, int tiles, int tile_rows, int32_t *row_index, int32_t *slot_of)
 {
     after_previous();
     __shared__ int32_t count[MAX_EXPERTS], first[MAX_EXPERTS], chosen[PLAN_THREADS], warp_tiles[PLAN_WARPS];
@@ -304,11 +304,11 @@ static __global__ void __launch_bounds__(PLAN_THREADS)
         atomicAdd(&count[expert], 1);
     }
     if (slot_of)
-        for (int i = threadIdx.x; i < tiles * GROUP_TILE_ROWS; i += PLAN_THREADS)
+        for (int i = threadIdx.x; i < tiles * tile_rows; i += PLAN_THREADS)
             row_index[i] = -1;
     __syncthreads();
     if (e < E)
-        mine = (count[e] + GROUP_TILE_ROWS - 1) / GROUP_TILE_ROWS;
+        mine = (count[e] + tile_rows - 1) / tile_rows;
     before = mine;
     for (int offset = 1; offset < WARP; offset *= 2) {
         int other = __shfl_up_sync(0xFFFFFFFFu, before, offset);
@@ -326,7 +326,7 @@ static __global__ void __launch_bounds__(PLAN_THREADS)
         all += warp_tiles[w];
     }
     if (e < E) {
-        first[e] = before * GROUP_TILE_ROWS;
+        first[e] = before * tile_rows;
         first_slot[e] = first[e];
         for (int i = 0; i < mine; i++)
             tile_expert[before + i] = e;
@@ -545,13 +545,26 @@ static enum status combine(struct ops *ops, const struct ops_moe_args *args, con
     return STATUS_OK;
 }
 
+/* Whether all products can have tiles of more than GROUP_TILE_ROWS: linear_wgmma.cu alone knows those, of FP8. */
+static bool can_be_tall(const struct cuda_backend *backend, const struct ops_moe_args *args)
+{
+    const struct cuda_weight *gate, *down;
+
+    if (args->expert_count < 1 || args->x->dims[0] <= GROUP_TILE_ROWS) /* linear_few.cu */
+        return false;
+    gate = cuda_weight_of(args->gate[0]);
+    down = cuda_weight_of(args->down[0]);
+    return gate->dtype == DTYPE_F8E4M3 && product_takes_wgmma(backend, gate->dtype, gate->numerics, gate->K) &&
+           down->dtype == DTYPE_F8E4M3 && product_takes_wgmma(backend, down->dtype, down->numerics, down->K);
+}
+
 enum status cuda_moe(struct ops *ops, const struct ops_moe_args *args)
 {
     int64_t T = args->x->dims[0], D = args->x->dims[1];
     int E = args->expert_count, k = (int)args->experts->dims[1];
     int64_t J = E > 0 ? cuda_weight_of(args->gate[0])->N : 0;
-    int64_t tiles = expert_tiles_bound(T * k, E, GROUP_TILE_ROWS);
-    int64_t slots = tiles * GROUP_TILE_ROWS;
+    int tile_rows = expert_tile_rows(T * k, E, can_be_tall(backend_of(ops), args));
+    int64_t tiles = expert_tiles_bound(T * k, E, tile_rows), slots = tiles * tile_rows;
     const int32_t *experts = (const int32_t *)args->experts->data;
     cudaStream_t stream = backend_of(ops)->stream;
     struct grouping group = {};
@@ -586,7 +599,7 @@ enum status cuda_moe(struct ops *ops, const struct ops_moe_args *args)
 
     few = T * k <= PLAN_THREADS;
     LAUNCH((plan_kernel), 1, PLAN_THREADS, 0, stream, experts, args->experts->strides[0], T, k, E, first_slot,
-           tile_expert, (int)tiles, row_index, few ? slot_of : (int32_t *)NULL);
+           tile_expert, (int)tiles, tile_rows, row_index, few ? slot_of : (int32_t *)NULL);
     CUDA_LAUNCHED(ops);
     if (!few) {
         cuda_following.after_kernel = false;
@@ -599,6 +612,7 @@ enum status cuda_moe(struct ops *ops, const struct ops_moe_args *args)
     group.tile_expert = tile_expert;
     group.row_index = row_index;
     group.tile_count = (int)tiles;
+    group.tile_rows = tile_rows;
     group.most_rows = T; /* a row's experts are distinct */
     group.row_divisor = k;
     status = cuda_operand(ops, cuda_weight_of(args->gate[0]), (const float *)args->x->data, args->x->strides[0], 0, 1,

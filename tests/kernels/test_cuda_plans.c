@@ -18,6 +18,23 @@ TEST(attention_parts_are_whole_pairs_of_tiles_and_at_most_32)
     CHECK_EQ_INT(attention_part_length(131072), 4096);
 }
 
+TEST(experts_get_tall_tiles_where_their_rows_fill_one_and_a_half_low_ones)
+{
+    CHECK_EQ_INT(expert_tile_rows(96 * 256, 256, 1), EXPERT_TALL_ROWS);
+    CHECK_EQ_INT(expert_tile_rows(96 * 256 - 1, 256, 1), EXPERT_TILE_ROWS);
+    CHECK_EQ_INT(expert_tile_rows(96 * 256, 256, 0), EXPERT_TILE_ROWS);
+}
+
+TEST(wide_tiles_are_taken_where_they_end_no_later)
+{
+    CHECK_EQ_INT(product_is_wide(32, 7168, 132), 1);  /* 7 waves for 14 */
+    CHECK_EQ_INT(product_is_wide(32, 1536, 132), 1);  /* 2 for 3: even */
+    CHECK_EQ_INT(product_is_wide(32, 576, 132), 1);   /* 1 for 2 */
+    CHECK_EQ_INT(product_is_wide(32, 128, 132), 0);   /* half of every tile empty */
+    CHECK_EQ_INT(product_is_wide(128, 128, 132), 0);
+    CHECK_EQ_INT(product_is_wide(1, 7168, 132), 0);   /* a wave either way */
+}
+
 TEST(attention_parts_of_a_shorter_row_stay_inside_the_grid_of_the_longest)
 {
     for (int most = 1; most < 40000; most += 131)
