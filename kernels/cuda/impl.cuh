@@ -80,7 +80,7 @@ enum status cuda_queries(struct ops *ops, const float *q, int64_t row_stride, in
 /* A grouped product: tile i of R = tile_rows rows uses weight tile_expert[i] and rows row_index[R i …] (-1: none). */
 struct grouping {
     const int32_t *tile_expert, *row_index; /* on the device */
-    int row_divisor;                        /* operand row = row_index / row_divisor */
+    int row_divisor;                        /* operand row = row_index / row_divisor; 0: row_index's own place */
     int tile_rows;                          /* GROUP_TILE_ROWS; twice that for linear_wgmma.cu alone */
     int tile_count;                         /* an upper bound; unused tiles carry expert -1 */
     int64_t most_rows;                      /* no expert has more rows */
@@ -94,6 +94,11 @@ struct grouping {
 enum status cuda_product(struct ops *ops, const struct operand *operand, const struct cuda_weight *weight, int64_t T,
                          const struct grouping *grouping, float *y, int64_t y_row_stride, int64_t y_head_stride,
                          bool accumulate);
+
+/* silu(gate) up of each row as e4m3: codes [rows, N], scale [rows, ceil(N / 128)]. `grouping` has two matrices, gates
+ * and ups like `gate`, and tiles of twice GROUP_TILE_ROWS. */
+enum status cuda_product_inner(struct ops *ops, const struct operand *operand, const struct cuda_weight *gate,
+                               int64_t T, const struct grouping *grouping, uint8_t *codes, float *scale);
 
 enum { GROUP_TILE_ROWS = 64 };
 

@@ -333,6 +333,18 @@ enum status cuda_product(struct ops *ops, const struct operand *operand, const s
     return STATUS_OK;
 }
 
+enum status cuda_product_inner(struct ops *ops, const struct operand *operand, const struct cuda_weight *gate,
+                               int64_t T, const struct grouping *grouping, uint8_t *codes, float *scale)
+{
+    struct product p = product_of(operand, gate, T, NULL, 0, 0, false);
+
+    p.group = *grouping;
+    p.x.head_stride = 0;
+    p.inner = codes;
+    p.inner_scale = scale;
+    return cuda_product_wgmma(ops, &p);
+}
+
 /* --- The left side ------------------------------------------------------------------------------------------------ */
 
 enum operand_form { OPERAND_BF16, OPERAND_BF16_OF_E4M3, OPERAND_E4M3 };

@@ -4,13 +4,15 @@
  *   BF16:  y[m, n] = sum_k a[m, k] w[n, k], one F32 sum
  *
  *   grid   as many blocks as SMs; block b takes tiles b, b + blocks, … 384 threads: two warpgroups that multiply, MW x NW
- *          of them, each 64 rows Waves times by 128 columns; and one that loads: it is on with the next tile's stages
- *          while this one's sums are stored. Three forms, MW x NW x Waves:
- *            2 x 1 x 1   tiles of 128 x 128   BF16, few columns
- *            1 x 2 x 1   tiles of  64 x 256   rows grouped by expert, few an expert
- *            1 x 2 x 2   tiles of 128 x 256   FP8, the rest
- *   smem   stages of A [rows, 128 bytes] and B [columns, 128 bytes], 128-byte swizzle: seven of 32 KB, five of 40,
- *          four of 48
+ *          of them, each Waves times 64 rows by 128 columns; and one that loads: it is on with the next tile's stages
+ *          while this one's sums are stored. MW x NW x Waves is
+ *            2 x 1 x 1   tiles of 128 x 128: BF16, and few columns
+ *            1 x 2 x 1   tiles of  64 x 256: rows grouped by expert, few an expert
+ *            1 x 2 x 2   tiles of 128 x 256: FP8, the rest
+ *   gated  the last, for an expert's gate and up over the same 128 columns: a warpgroup has 64 of each, side by side in
+ *          its B, so that a thread holds both factors; silu(gate) up leaves as e4m3 with a scale a row
+ *   smem   stages of A [rows, 128 bytes] and B [columns, 128 bytes], 128-byte swizzle: seven of 32 KB, five of 40, four
+ *          of 48
  *   pipe   the loader fills a stage by cp.async, which arrives at its `full` barrier; each warp that has multiplied
  *          arrives at `empty`. The two warpgroups do not wait for each other: one's scaling runs beside the other's
  *          products
@@ -20,11 +22,12 @@
  * Hopper keeps about 14 bits of the FP8 products inside a group (facts: DeepGEMM); the promotion every 128 of K is what
  * the reference does as well. A row's bits are those of any form.
  *
- * What an SM can read from L2 sets the pace: tiles of 128 x 128 and of 64 x 256 reached 6.0 TB/s on an H200 (128 and 102
- * operations a byte: 777 and 620 TFLOPS). 128 x 256 make 171 operations of a byte. */
+ * What an SM can read from L2 sets the pace: tiles of 128 x 128 and of 64 x 256 reached 6.0 TB/s on an H200 (128 and
+ * 102 operations a byte: 777 and 620 TFLOPS). 128 x 256 make 171 operations of a byte. */
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/plans.h"
 #include "kernels/cuda/product.cuh"
+#include "kernels/cuda/rows.cuh"
 #include "kernels/cuda/sm90/wgmma.cuh"
 
 enum {
@@ -35,6 +38,7 @@ enum {
     GROUP_COLUMNS = 128,
     WORKER_WARPS = 8,
     STAGES_BYTES = 225 << 10, /* of 227 KB */
+    BARRIER_WORKERS = 1,
     BAND = 8 /* row tiles after each other before the next column tile: a wave reads a squarer part of both */
 };
 typedef register_split<THREADS, 40, 232> registers;
@@ -49,6 +53,7 @@ template <int MW, int NW, int Waves> struct block_map {
     static const int stages = stage_map<MW, NW, Waves>::stages;
     struct stage_map<MW, NW, Waves> stage[stages];
     uint64_t full[stages], empty[stages];
+    float amax[NW][stage_map<MW, NW, Waves>::rows]; /* gated: of each warpgroup's columns of a row */
 };
 
 /* The tiles of a product, and one of them: operands as bytes, whichever the element. */
@@ -57,15 +62,15 @@ struct tile_counts {
 };
 
 struct tile_view {
-    const uint8_t *a, *w;
-    const float *w_scale;
+    const uint8_t *a, *w, *up; /* gated: w is the gate */
+    const float *w_scale, *up_scale;
     int64_t a_stride, w_stride, n0, row0; /* bytes a row, multiples of 16; first row of w, first row of y */
     int steps, bytes, head;               /* of K */
 };
 
 /* Tile `number` of all; false where its expert has no rows. Tiles are numbered by bands of row tiles, down the rows
  * first. */
-template <bool Fp8, int MW, int NW, int Waves>
+template <bool Fp8, bool Gated, int MW, int NW, int Waves>
 static __device__ __forceinline__ bool tile_of(const struct product &p, const struct tile_counts &counts, int number,
                                                struct tile_view *v)
 {
@@ -76,7 +81,7 @@ static __device__ __forceinline__ bool tile_of(const struct product &p, const st
     int height = min((int)BAND, counts.rows - band), column = in_band / height, tile = band + in_band - column * height;
 
     v->head = head;
-    v->n0 = (int64_t)column * L::columns;
+    v->n0 = (int64_t)column * (Gated ? GROUP_COLUMNS : L::columns);
     v->row0 = (int64_t)tile * L::rows;
     v->bytes = (int)p.K * item;
     v->steps = (v->bytes + ROW_BYTES - 1) / ROW_BYTES;
@@ -85,6 +90,8 @@ static __device__ __forceinline__ bool tile_of(const struct product &p, const st
     v->w = (const uint8_t *)p.w + head * p.N * p.K * item;
     v->w_stride = p.K * item;
     v->w_scale = p.w_scale;
+    v->up = NULL;
+    v->up_scale = NULL;
     if (p.group.row_index) {
         int expert = product_expert(p, tile, head);
 
@@ -93,6 +100,11 @@ static __device__ __forceinline__ bool tile_of(const struct product &p, const st
         v->w = (const uint8_t *)p.group.weights[expert];
         if (Fp8)
             v->w_scale = p.group.scales[expert];
+        if (Gated) {
+            expert += p.group.experts;
+            v->up = (const uint8_t *)p.group.weights[expert];
+            v->up_scale = p.group.scales[expert];
+        }
     }
     return true;
 }
@@ -102,7 +114,7 @@ static __device__ __forceinline__ bool tile_of(const struct product &p, const st
 /* A thread copies chunk tid % 8 of rows tid / 8 + 16 i: the swizzle, by the row's last three bits, is the same for all.
  * It has few registers, so places in A are counted in 16 bytes, and columns lie evenly apart; what is not there is not
  * read, wherever its place would be. `done`: stages filled before; returns those filled now as well. */
-template <int MW, int NW, int Waves>
+template <bool Gated, int MW, int NW, int Waves>
 static __device__ __forceinline__ unsigned load_tile(struct block_map<MW, NW, Waves> *shared, const struct product &p,
                                                      const struct tile_view &v, unsigned done)
 {
@@ -113,6 +125,7 @@ static __device__ __forceinline__ unsigned load_tile(struct block_map<MW, NW, Wa
     int columns = (int)min((int64_t)L::columns, p.N - v.n0) - first, bytes = v.bytes - 16 * chunk;
     uint32_t w_stride = (uint32_t)v.w_stride;
     const uint8_t *a = v.a + 16 * chunk, *b = v.w + (v.n0 + first) * v.w_stride + 16 * chunk;
+    const uint8_t *up = Gated ? v.up + (v.n0 + first) * v.w_stride + 16 * chunk : b;
     uint8_t *place = shared->stage[0].a + swizzled_128(first, chunk);
     uint32_t row_at[L::rows / apart];
 
@@ -122,7 +135,7 @@ static __device__ __forceinline__ unsigned load_tile(struct block_map<MW, NW, Wa
 
         row_at[i] = row < 0 ? none : (uint32_t)(row * (v.a_stride / 16));
     }
-    for (int step = 0; step < v.steps; step++, done++, a += ROW_BYTES, b += ROW_BYTES, bytes -= ROW_BYTES) {
+    for (int step = 0; step < v.steps; step++, done++, bytes -= ROW_BYTES) {
         int s = done % L::stages;
         uint8_t *to = place + s * stage_bytes;
 
@@ -131,9 +144,16 @@ static __device__ __forceinline__ unsigned load_tile(struct block_map<MW, NW, Wa
         for (int i = 0; i < L::rows / apart; i++, to += apart * ROW_BYTES)
             cp_async_16(to, a + (uint64_t)row_at[i] * 16, row_at[i] != none && bytes > 0);
 #pragma unroll
-        for (int i = 0; i < L::columns / apart; i++, to += apart * ROW_BYTES)
-            cp_async_16(to, b + (uint64_t)w_stride * (i * apart), i * apart < columns && bytes > 0);
+        for (int i = 0; i < L::columns / apart; i++, to += apart * ROW_BYTES) {
+            int at = i * apart, column = Gated ? at / 128 * 64 + at % 64 : at;
+
+            cp_async_16(to, (Gated && at % 128 >= 64 ? up : b) + (uint64_t)w_stride * column,
+                        column < columns && bytes > 0);
+        }
         cp_async_arrive(&shared->full[s]);
+        a += ROW_BYTES;
+        b += ROW_BYTES;
+        up += ROW_BYTES;
     }
     return done;
 }
@@ -146,18 +166,18 @@ static __device__ __forceinline__ void release(uint64_t *empty)
         mbarrier_arrive(empty);
 }
 
-/* The first Now of a warpgroup's Waves. */
-template <int Now, int MW, int NW, int Waves>
+/* The first Now of a warpgroup's Waves. The second half of its columns has scales of its own where it is gated. */
+template <bool Gated, int Now, int MW, int NW, int Waves>
 static __device__ __forceinline__ void multiply_fp8(struct block_map<MW, NW, Waves> *shared, int steps, unsigned done,
                                                     int a_at, int b_at, const float *const (&a_scale)[Waves][2],
-                                                    const float *w_scale, float (&sum)[Waves][64])
+                                                    const float *const (&w_scale)[2], float (&sum)[Waves][64])
 {
     using L = stage_map<MW, NW, Waves>;
     float part[64];
 
     for (int g = 0; g < steps; g++) {
         int s = (done + g) % L::stages;
-        float sw = w_scale[g], low[Now], high[Now];
+        float left = w_scale[0][g], right = Gated ? w_scale[1][g] : left, low[Now], high[Now];
         uint64_t da = wgmma_descriptor(shared->stage[s].a + a_at), db = wgmma_descriptor(shared->stage[s].b + b_at);
 
 #pragma unroll
@@ -179,7 +199,7 @@ static __device__ __forceinline__ void multiply_fp8(struct block_map<MW, NW, Wav
                 release(&shared->empty[s]);
 #pragma unroll
             for (int i = 0; i < 64; i++)
-                sum[wave][i] += part[i] * ((i / 2 % 2 ? high[wave] : low[wave]) * sw);
+                sum[wave][i] += part[i] * ((i / 2 % 2 ? high[wave] : low[wave]) * (i < 32 ? left : right));
         }
     }
 }
@@ -244,7 +264,55 @@ static __device__ __forceinline__ void store(const struct product &p, const stru
     }
 }
 
-template <bool Fp8, int MW, int NW, int Waves>
+/* 64 rows of silu(gate) up as e4m3 with a scale a row; the other warpgroup has the other 64 columns of the group. */
+static __device__ __forceinline__ void find_inner(float (&sum)[64], float *amax, int first_row)
+{
+    int lane = threadIdx.x % WARP;
+
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        float most = 0.0f;
+
+#pragma unroll
+        for (int i = 2 * half; i < 32; i += 4) {
+            sum[i] = silu_times(sum[i], sum[i + 32]);
+            sum[i + 1] = silu_times(sum[i + 1], sum[i + 33]);
+            most = fmaxf(most, fmaxf(fabsf(sum[i]), fabsf(sum[i + 1])));
+        }
+        most = fmaxf(most, __shfl_xor_sync(0xFFFFFFFFu, most, 1));
+        most = fmaxf(most, __shfl_xor_sync(0xFFFFFFFFu, most, 2));
+        if (lane % 4 == 0)
+            amax[first_row + lane / 4 + 8 * half] = most;
+    }
+}
+
+static __device__ __forceinline__ void store_inner(const struct product &p, const struct tile_view &v, int first_row,
+                                                   int group, const float (&sum)[64], float most_of_both[2])
+{
+    int lane = threadIdx.x % WARP;
+    int64_t groups = (p.N + SCALE_GROUP - 1) / SCALE_GROUP;
+
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        int64_t row = v.row0 + first_row + lane / 4 + 8 * half, n0 = v.n0 + 64 * group + 2 * (lane % 4);
+        float scale = ue8m0_scale(most_of_both[half]), inverse = 1.0f / scale;
+
+        if (product_row(p, row) < 0)
+            continue;
+        if (group == 0 && lane % 4 == 0)
+            p.inner_scale[row * groups + v.n0 / SCALE_GROUP] = scale;
+#pragma unroll
+        for (int j = 0; j < 8; j++) {
+            float2 pair = {sum[4 * j + 2 * half] * inverse, sum[4 * j + 2 * half + 1] * inverse};
+
+            if (n0 + 8 * j < p.N)
+                *(uint16_t *)(p.inner + row * p.N + n0 + 8 * j) =
+                    __nv_cvt_float2_to_fp8x2(pair, __NV_SATFINITE, __NV_E4M3);
+        }
+    }
+}
+
+template <bool Fp8, bool Gated, int MW, int NW, int Waves>
 static __global__ void __launch_bounds__(THREADS, 1) product_wgmma(struct product p, struct tile_counts counts)
 {
     after_previous();
@@ -267,8 +335,8 @@ static __global__ void __launch_bounds__(THREADS, 1) product_wgmma(struct produc
     if (group == 2) {
         registers_lower<registers>();
         for (int number = blockIdx.x; number < tiles; number += gridDim.x)
-            if (tile_of<Fp8, MW, NW, Waves>(p, counts, number, &v))
-                done = load_tile(shared, p, v, done);
+            if (tile_of<Fp8, Gated, MW, NW, Waves>(p, counts, number, &v))
+                done = load_tile<Gated>(shared, p, v, done);
         return;
     }
     registers_raise<registers>();
@@ -280,16 +348,17 @@ static __global__ void __launch_bounds__(THREADS, 1) product_wgmma(struct produc
         bool all = true; /* of the waves have rows: a tile's are its first */
         float sum[Waves][64] = {};
 
-        if (!tile_of<Fp8, MW, NW, Waves>(p, counts, number, &v))
+        if (!tile_of<Fp8, Gated, MW, NW, Waves>(p, counts, number, &v))
             continue;
         if constexpr (Fp8) {
-            int64_t scale_row = v.n0 / SCALE_GROUP + group_n;
-            const float *a_scale[Waves][2], *w_scale;
+            int64_t scale_row = v.n0 / SCALE_GROUP + (Gated ? 0 : group_n);
+            const float *a_scale[Waves][2], *w_scale[2];
 
             /* A warpgroup whose columns lie past N reads the last row of scales; its outputs are not written. */
             if (scale_row > (p.N - 1) / SCALE_GROUP)
                 scale_row = (p.N - 1) / SCALE_GROUP;
-            w_scale = v.w_scale + scale_row * v.steps;
+            w_scale[0] = v.w_scale + scale_row * v.steps;
+            w_scale[1] = Gated ? v.up_scale + scale_row * v.steps : NULL;
 #pragma unroll
             for (int i = 0; i < 2 * Waves; i++) {
                 int32_t row = product_row(p, v.row0 + first_row + i / 2 * GROUP_ROWS + lane / 4 + 8 * (i % 2));
@@ -299,33 +368,55 @@ static __global__ void __launch_bounds__(THREADS, 1) product_wgmma(struct produc
             if (Waves > 1)
                 all = product_row(p, v.row0 + GROUP_ROWS) >= 0;
             if (all)
-                multiply_fp8<Waves>(shared, v.steps, done, a_at, b_at, a_scale, w_scale, sum);
+                multiply_fp8<Gated, Waves>(shared, v.steps, done, a_at, b_at, a_scale, w_scale, sum);
             else
-                multiply_fp8<1>(shared, v.steps, done, a_at, b_at, a_scale, w_scale, sum);
+                multiply_fp8<Gated, 1>(shared, v.steps, done, a_at, b_at, a_scale, w_scale, sum);
         } else {
             multiply_bf16(shared, v.steps, done, a_at, b_at, sum[0]);
         }
         done += v.steps;
+        if constexpr (Gated) {
 #pragma unroll
-        for (int wave = 0; wave < Waves; wave++)
-            if (wave == 0 || all)
-                store(p, v, first_row + GROUP_ROWS * wave, GROUP_COLUMNS * group_n, sum[wave]);
+            for (int wave = 0; wave < Waves; wave++)
+                if (wave == 0 || all)
+                    find_inner(sum[wave], shared->amax[group_n], first_row + GROUP_ROWS * wave);
+            named_barrier_sync(BARRIER_WORKERS, 2 * GROUP);
+        }
+#pragma unroll
+        for (int wave = 0; wave < Waves; wave++) {
+            int row = first_row + GROUP_ROWS * wave, at = row + lane / 4;
+
+            if (wave > 0 && !all)
+                continue;
+            if constexpr (Gated) {
+                float most[2] = {fmaxf(shared->amax[0][at], shared->amax[1][at]),
+                                 fmaxf(shared->amax[0][at + 8], shared->amax[1][at + 8])};
+
+                store_inner(p, v, row, group_n, sum[wave], most);
+            } else {
+                store(p, v, row, GROUP_COLUMNS * group_n, sum[wave]);
+            }
+        }
+        if (Gated)
+            named_barrier_sync(BARRIER_WORKERS, 2 * GROUP); /* the maxima may be written again */
     }
 }
 
-template <bool Fp8, int MW, int NW, int Waves>
+template <bool Fp8, bool Gated, int MW, int NW, int Waves>
 static enum status launch(struct ops *ops, const struct product *p, int64_t row_tiles)
 {
     const int smem = (int)sizeof(struct block_map<MW, NW, Waves>) + 1024, item = Fp8 ? 1 : 2;
-    struct tile_counts counts = {(int)ceil_div(p->N, GROUP_COLUMNS * NW), (int)row_tiles, product_matrices(*p)};
+    struct tile_counts counts = {(int)ceil_div(p->N, Gated ? GROUP_COLUMNS : GROUP_COLUMNS * NW), (int)row_tiles,
+                                 Gated ? 1 : product_matrices(*p)};
     int64_t tiles = (int64_t)counts.columns * counts.rows * counts.heads;
     int blocks = tiles > backend_of(ops)->sm_count ? backend_of(ops)->sm_count : (int)tiles;
 
     if (tiles > INT32_MAX / 2 || p->T * (p->x.row_stride * item / 16) >= UINT32_MAX)
         return STATUS_UNSUPPORTED;
-    CUDA_TRY(ops,
-             cudaFuncSetAttribute((product_wgmma<Fp8, MW, NW, Waves>), cudaFuncAttributeMaxDynamicSharedMemorySize, smem));
-    LAUNCH((product_wgmma<Fp8, MW, NW, Waves>), (unsigned)blocks, THREADS, smem, backend_of(ops)->stream, *p, counts);
+    CUDA_TRY(ops, cudaFuncSetAttribute((product_wgmma<Fp8, Gated, MW, NW, Waves>),
+                                       cudaFuncAttributeMaxDynamicSharedMemorySize, smem));
+    LAUNCH((product_wgmma<Fp8, Gated, MW, NW, Waves>), (unsigned)blocks, THREADS, smem, backend_of(ops)->stream, *p,
+           counts);
     CUDA_LAUNCHED(ops);
     return STATUS_OK;
 }
@@ -335,12 +426,15 @@ enum status cuda_product_wgmma(struct ops *ops, const struct product *p)
     int64_t tall = ceil_div(p->T, 2 * GROUP_ROWS), tiles = p->group.tile_count;
     bool grouped = p->group.row_index != NULL, few = p->group.tile_rows == GROUP_ROWS;
 
+    if (p->inner)
+        return launch<true, true, 1, 2, 2>(ops, p, tiles);
     if (!p->x.codes && grouped)
-        return launch<false, 1, 2, 1>(ops, p, tiles);
+        return launch<false, false, 1, 2, 1>(ops, p, tiles);
     if (!p->x.codes)
-        return launch<false, 2, 1, 1>(ops, p, tall);
+        return launch<false, false, 2, 1, 1>(ops, p, tall);
     if (grouped)
-        return few ? launch<true, 1, 2, 1>(ops, p, tiles) : launch<true, 1, 2, 2>(ops, p, tiles);
-    return product_is_wide(tall * p->heads, p->N, backend_of(ops)->sm_count) ? launch<true, 1, 2, 2>(ops, p, tall)
-                                                                             : launch<true, 2, 1, 1>(ops, p, tall);
+        return few ? launch<true, false, 1, 2, 1>(ops, p, tiles) : launch<true, false, 1, 2, 2>(ops, p, tiles);
+    return product_is_wide(tall * p->heads, p->N, backend_of(ops)->sm_count)
+               ? launch<true, false, 1, 2, 2>(ops, p, tall)
+               : launch<true, false, 2, 1, 1>(ops, p, tall);
 }

@@ -10,6 +10,7 @@
 #include "kernels/cuda/plans.h"
 #include "kernels/cuda/product.cuh"
 #include "kernels/cuda/quantise.cuh"
+#include "kernels/cuda/rows.cuh"
 
 enum { MAX_EXPERTS = 1024, MAX_CHOSEN = 32, MAX_GROUPS = 64 };
 
@@ -378,36 +379,24 @@ static __global__ void slots_kernel(const int32_t *experts, int64_t experts_stri
     }
 }
 
-/* gate = silu(gate) up in the slots in use, zeros in the others. For the down product the operand's rows are the slots
- * themselves: -1 stays, else the slot's own number. */
-static __global__ void slot_swiglu_kernel(float *gate, const float *up, const int32_t *row_index, int32_t *rows,
-                                          int64_t slots, int J)
+/* gate = silu(gate) up in the slots in use, zeros in the others. */
+static __global__ void slot_swiglu_kernel(float *gate, const float *up, const int32_t *row_index, int J)
 {
     after_previous();
     int64_t slot = blockIdx.x;
     bool used = row_index[slot] >= 0;
 
-    if (threadIdx.x == 0)
-        rows[slot] = used ? (int32_t)slot : -1;
-    for (int j = threadIdx.x; j < J; j += blockDim.x) {
-        float a = used ? gate[slot * J + j] : 0.0f;
-
-        gate[slot * J + j] = used ? a / (1.0f + expf(-a)) * up[slot * J + j] : 0.0f;
-    }
+    for (int j = threadIdx.x; j < J; j += blockDim.x)
+        gate[slot * J + j] = used ? silu_times(gate[slot * J + j], up[slot * J + j]) : 0.0f;
 }
 
 enum { INNER_THREADS = 256, INNER_GROUPS = INNER_THREADS / GROUP_LANES }; /* a block */
 
-static __device__ __forceinline__ float silu_times(float gate, float up)
-{
-    return gate / (1.0f + expf(-gate)) * up;
-}
-
-/* The inner activations of the slots in use straight to e4m3: silu(gate) up, one scale a group of 128, and the row of
- * each slot as the last product reads it. Rounds as swiglu and then operand_kernel do; J is a multiple of 4. */
+/* The inner activations of the slots in use straight to e4m3: silu(gate) up, one scale a group of 128. Rounds as swiglu
+ * and then operand_kernel do; J is a multiple of 4. */
 static __global__ void __launch_bounds__(INNER_THREADS)
     inner_codes_kernel(const float *gate, const float *up, const int32_t *row_index, unsigned all, int J,
-                       unsigned groups, uint8_t *codes, float *scale, int32_t *rows)
+                       unsigned groups, uint8_t *codes, float *scale)
 {
     after_previous();
     unsigned at = blockIdx.x * INNER_GROUPS + threadIdx.x / GROUP_LANES, slot = at / groups, g = at - slot * groups;
@@ -418,8 +407,6 @@ static __global__ void __launch_bounds__(INNER_THREADS)
     float4 value[LANE_FOURS];
     float s, inverse;
 
-    if (at < all && g == 0 && lane == 0)
-        rows[slot] = used ? (int32_t)slot : -1;
 #pragma unroll
     for (int i = 0; i < LANE_FOURS; i++) {
         value[i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
@@ -441,36 +428,74 @@ static __global__ void __launch_bounds__(INNER_THREADS)
             *(uint32_t *)(codes + first + lane_column(lane, i)) = four_codes(value[i], inverse);
 }
 
-/* The left side of the last product and the row of each slot in it. */
-static enum status inner_operand(struct ops *ops, const struct cuda_weight *down, float *gate, float *up,
-                                 const int32_t *row_index, int64_t slots, int64_t J, struct operand *operand,
-                                 int32_t *rows)
-{
-    int groups = (int)ceil_div(J, SCALE_GROUP);
-    cudaStream_t stream = backend_of(ops)->stream;
-    void *codes, *scale;
-    enum status status;
+/* How a call goes about its experts' slots. */
+struct slots_plan {
+    int tile_rows;
+    int64_t tiles, slots;
+    bool coded; /* the last product takes e4m3 codes */
+    bool fused; /* they come out of the product with gate and up, which then lie nowhere */
+    size_t inner_bytes;
+};
 
-    if (down->dtype != DTYPE_F8E4M3 || !product_takes_wgmma(backend_of(ops), down->dtype, down->numerics, J) ||
-        slots * groups > INT32_MAX) {
-        LAUNCH((slot_swiglu_kernel), (unsigned)slots, 256, 0, stream, gate, up, row_index, rows, slots, (int)J);
+static struct slots_plan plan_slots(const struct cuda_backend *backend, const struct ops_moe_args *args)
+{
+    const struct cuda_weight *gate = cuda_weight_of(args->gate[0]), *down = cuda_weight_of(args->down[0]);
+    int64_t T = args->x->dims[0], pairs = T * args->experts->dims[1], J = gate->N, groups = ceil_div(J, SCALE_GROUP);
+    struct slots_plan plan = {};
+
+    plan.coded = down->dtype == DTYPE_F8E4M3 && product_takes_wgmma(backend, down->dtype, down->numerics, J);
+    plan.fused = plan.coded && gate->dtype == DTYPE_F8E4M3 && T > GROUP_TILE_ROWS && /* fewer: linear_few.cu */
+                 product_takes_wgmma(backend, gate->dtype, gate->numerics, gate->K) &&
+                 experts_are_tall(pairs, args->expert_count);
+    plan.tile_rows = plan.fused ? 2 * GROUP_TILE_ROWS : (int)GROUP_TILE_ROWS;
+    plan.tiles = expert_tiles_bound(pairs, args->expert_count, plan.tile_rows);
+    plan.slots = plan.tiles * plan.tile_rows;
+    plan.coded = plan.coded && plan.slots * groups <= INT32_MAX;
+    plan.inner_bytes = (size_t)plan.slots * (plan.fused ? J + groups * sizeof(float) : 2 * J * sizeof(float));
+    return plan;
+}
+
+/* silu(gate) up of all slots as the left side of the last product, whose rows are the slots themselves. */
+static enum status inner_operand(struct ops *ops, const struct ops_moe_args *args, const struct slots_plan *plan,
+                                 const struct operand *x, const struct grouping *group, void *inner,
+                                 struct operand *operand)
+{
+    const struct cuda_weight *weight = cuda_weight_of(args->gate[0]);
+    int64_t T = args->x->dims[0], J = weight->N, slots = plan->slots;
+    int groups = (int)ceil_div(J, SCALE_GROUP);
+    float *gate = (float *)inner, *up = gate + slots * J;
+    cudaStream_t stream = backend_of(ops)->stream;
+    void *codes = inner, *scale = (uint8_t *)inner + slots * J;
+    enum status status = STATUS_OK;
+
+    if (plan->fused) {
+        status = cuda_product_inner(ops, x, weight, T, group, (uint8_t *)codes, (float *)scale);
+    } else {
+        /* One launch: the tables lie one behind the other, and so do gate and up. */
+        status = cuda_product(ops, x, weight, T, group, gate, J, up - gate, false);
+        if (!status && !plan->coded) {
+            LAUNCH((slot_swiglu_kernel), (unsigned)slots, 256, 0, stream, gate, up, group->row_index, (int)J);
+            CUDA_LAUNCHED(ops);
+            return cuda_operand(ops, cuda_weight_of(args->down[0]), gate, J, 0, 1, slots, (int)J, SCRATCH_A, SCRATCH_B,
+                                operand);
+        }
+        if (!status)
+            status = cuda_scratch(ops, SCRATCH_A, (size_t)(slots * J), &codes);
+        if (!status)
+            status = cuda_scratch(ops, SCRATCH_B, (size_t)(slots * groups) * sizeof(float), &scale);
+        if (status)
+            return status;
+        LAUNCH((inner_codes_kernel), ceil_div(slots * groups, INNER_GROUPS), INNER_THREADS, 0, stream, gate, up,
+               group->row_index, (unsigned)(slots * groups), (int)J, (unsigned)groups, (uint8_t *)codes,
+               (float *)scale);
         CUDA_LAUNCHED(ops);
-        return cuda_operand(ops, down, gate, J, 0, 1, slots, (int)J, SCRATCH_A, SCRATCH_B, operand);
     }
-    status = cuda_scratch(ops, SCRATCH_A, (size_t)(slots * J), &codes);
-    if (!status)
-        status = cuda_scratch(ops, SCRATCH_B, (size_t)(slots * groups) * sizeof(float), &scale);
-    if (status)
-        return status;
-    LAUNCH((inner_codes_kernel), ceil_div(slots * groups, INNER_GROUPS), INNER_THREADS, 0, stream, gate, up, row_index,
-           (unsigned)(slots * groups), (int)J, (unsigned)groups, (uint8_t *)codes, (float *)scale, rows);
-    CUDA_LAUNCHED(ops);
     *operand = {};
     operand->codes = (const uint8_t *)codes;
     operand->scale = (const float *)scale;
     operand->row_stride = J;
     operand->scale_row_stride = groups;
-    return STATUS_OK;
+    return status;
 }
 
 enum { COMBINE_THREADS = 256 };
@@ -545,33 +570,18 @@ static enum status combine(struct ops *ops, const struct ops_moe_args *args, con
     return STATUS_OK;
 }
 
-/* Whether all products can have tiles of more than GROUP_TILE_ROWS: linear_wgmma.cu alone knows those, of FP8. */
-static bool can_be_tall(const struct cuda_backend *backend, const struct ops_moe_args *args)
-{
-    const struct cuda_weight *gate, *down;
-
-    if (args->expert_count < 1 || args->x->dims[0] <= GROUP_TILE_ROWS) /* linear_few.cu */
-        return false;
-    gate = cuda_weight_of(args->gate[0]);
-    down = cuda_weight_of(args->down[0]);
-    return gate->dtype == DTYPE_F8E4M3 && product_takes_wgmma(backend, gate->dtype, gate->numerics, gate->K) &&
-           down->dtype == DTYPE_F8E4M3 && product_takes_wgmma(backend, down->dtype, down->numerics, down->K);
-}
-
 enum status cuda_moe(struct ops *ops, const struct ops_moe_args *args)
 {
     int64_t T = args->x->dims[0], D = args->x->dims[1];
     int E = args->expert_count, k = (int)args->experts->dims[1];
-    int64_t J = E > 0 ? cuda_weight_of(args->gate[0])->N : 0;
-    int tile_rows = expert_tile_rows(T * k, E, can_be_tall(backend_of(ops), args));
-    int64_t tiles = expert_tiles_bound(T * k, E, tile_rows), slots = tiles * tile_rows;
     const int32_t *experts = (const int32_t *)args->experts->data;
     cudaStream_t stream = backend_of(ops)->stream;
+    struct slots_plan plan;
     struct grouping group = {};
-    struct operand operand;
+    struct operand rows, inner;
     const void *tables[6] = {};
-    int32_t *first_slot, *tile_expert, *row_index, *slot_of, *rows;
-    float *gate, *up, *out;
+    int32_t *first_slot, *tile_expert, *row_index, *slot_of;
+    float *out;
     void *memory;
     bool few;
     enum status status;
@@ -580,30 +590,29 @@ enum status cuda_moe(struct ops *ops, const struct ops_moe_args *args)
         return STATUS_OK;
     if (E < 1 || E > MAX_EXPERTS || k > MAX_CHOSEN || T * k > INT32_MAX)
         return STATUS_UNSUPPORTED;
-    status = cuda_scratch(ops, SCRATCH_C, ((size_t)E + tiles + slots + T * k) * sizeof(int32_t), &memory);
+    plan = plan_slots(backend_of(ops), args);
+    status = cuda_scratch(ops, SCRATCH_C, ((size_t)E + plan.tiles + plan.slots + T * k) * sizeof(int32_t), &memory);
     if (status)
         return status;
     first_slot = (int32_t *)memory;
     tile_expert = first_slot + E;
-    row_index = tile_expert + tiles;
-    slot_of = row_index + slots;
-    status = cuda_scratch(ops, SCRATCH_D, (size_t)slots * (2 * J + D) * sizeof(float), &memory);
+    row_index = tile_expert + plan.tiles;
+    slot_of = row_index + plan.slots;
+    status = cuda_scratch(ops, SCRATCH_D, (size_t)(plan.slots * D) * sizeof(float) + plan.inner_bytes, &memory);
     if (status)
         return status;
-    gate = (float *)memory;
-    up = gate + slots * J;
-    out = up + slots * J;
+    out = (float *)memory;
     status = cuda_expert_tables(ops, args, tables);
     if (status)
         return status;
 
     few = T * k <= PLAN_THREADS;
     LAUNCH((plan_kernel), 1, PLAN_THREADS, 0, stream, experts, args->experts->strides[0], T, k, E, first_slot,
-           tile_expert, (int)tiles, tile_rows, row_index, few ? slot_of : (int32_t *)NULL);
+           tile_expert, (int)plan.tiles, plan.tile_rows, row_index, few ? slot_of : (int32_t *)NULL);
     CUDA_LAUNCHED(ops);
     if (!few) {
         cuda_following.after_kernel = false;
-        CUDA_TRY(ops, cudaMemsetAsync(row_index, 0xFF, (size_t)slots * sizeof(int32_t), stream));
+        CUDA_TRY(ops, cudaMemsetAsync(row_index, 0xFF, (size_t)plan.slots * sizeof(int32_t), stream));
         LAUNCH((slots_kernel), (unsigned)E, 1024, 0, stream, experts, args->experts->strides[0], T, k, first_slot,
                row_index, slot_of);
         CUDA_LAUNCHED(ops);
@@ -611,30 +620,24 @@ enum status cuda_moe(struct ops *ops, const struct ops_moe_args *args)
 
     group.tile_expert = tile_expert;
     group.row_index = row_index;
-    group.tile_count = (int)tiles;
-    group.tile_rows = tile_rows;
+    group.tile_count = (int)plan.tiles;
+    group.tile_rows = plan.tile_rows;
     group.most_rows = T; /* a row's experts are distinct */
     group.row_divisor = k;
-    status = cuda_operand(ops, cuda_weight_of(args->gate[0]), (const float *)args->x->data, args->x->strides[0], 0, 1,
-                          T, (int)D, SCRATCH_A, SCRATCH_B, &operand);
-    /* Gate and up in one launch; the tables lie one behind the other. */
     group.weights = (const void *const *)tables[0];
     group.scales = (const float *const *)tables[3];
     group.matrices = 2;
     group.experts = E;
+    status = cuda_operand(ops, cuda_weight_of(args->gate[0]), (const float *)args->x->data, args->x->strides[0], 0, 1,
+                          T, (int)D, SCRATCH_A, SCRATCH_B, &rows);
     if (!status)
-        status = cuda_product(ops, &operand, cuda_weight_of(args->gate[0]), T, &group, gate, J, up - gate, false);
-    if (!status)
-        status = cuda_scratch(ops, SCRATCH_F, (size_t)slots * sizeof(int32_t), (void **)&rows);
-    if (!status)
-        status = inner_operand(ops, cuda_weight_of(args->down[0]), gate, up, row_index, slots, J, &operand, rows);
+        status = inner_operand(ops, args, &plan, &rows, &group, out + plan.slots * D, &inner);
     if (!status) {
-        group.row_index = rows;
-        group.row_divisor = 1;
+        group.row_divisor = 0;
         group.matrices = 1;
         group.weights = (const void *const *)tables[2];
         group.scales = (const float *const *)tables[5];
-        status = cuda_product(ops, &operand, cuda_weight_of(args->down[0]), slots, &group, out, D, 0, false);
+        status = cuda_product(ops, &inner, cuda_weight_of(args->down[0]), plan.slots, &group, out, D, 0, false);
     }
     return status ? status : combine(ops, args, out, slot_of);
 }

@@ -188,7 +188,7 @@ PLAN int few_steps_a_part(int64_t columns, int steps)
     return parts < 2 || steps < FEW_WHOLE_STEPS ? steps : (int)plan_divide_up(steps, parts);
 }
 
-/* --- Products of many rows: tiles of 128 x 128 or of 128 x 256 --------------------------------------------------------
+/* --- Products of many rows: tiles of 128 x 128 or of 128 x 256 -------------------------------------------------------
  */
 
 /* Whether wide tiles end no later: they take one and a half times as long, by what they read from L2. No bit depends on
@@ -204,13 +204,13 @@ PLAN int product_is_wide(int64_t row_tiles, int64_t N, int sm_count)
 /* --- Experts: tiles of rows ------------------------------------------------------------------------------------------
  */
 
-enum { EXPERT_TILE_ROWS = 64, EXPERT_TALL_ROWS = 128, EXPERT_TALL_LEAST = 96 };
+enum { EXPERT_TALL_LEAST = 96 };
 
-/* Rows of a tile: an expert's weights are read once for each of its tiles, so tall ones where its rows would fill more
- * than one. No bit depends on it. */
-PLAN int expert_tile_rows(int64_t pairs, int64_t experts, int can_be_tall)
+/* Whether tiles have 128 rows instead of 64, where the kernels allow it: an expert's weights are read once for each of
+ * its tiles, so where its rows would fill more than one. No bit depends on it. */
+PLAN int experts_are_tall(int64_t pairs, int64_t experts)
 {
-    return can_be_tall && pairs >= EXPERT_TALL_LEAST * experts ? (int)EXPERT_TALL_ROWS : (int)EXPERT_TILE_ROWS;
+    return pairs >= EXPERT_TALL_LEAST * experts;
 }
 
 /* Tiles that `pairs` (row, expert) pairs can fill at most: each expert that has any wastes less than one. */

@@ -15,6 +15,8 @@ struct product {
     int64_t y_row_stride, y_head_stride;
     int heads;
     bool accumulate;
+    uint8_t *inner;     /* of an expert's gate and up: silu(gate) up [rows, N] as e4m3 instead of y */
+    float *inner_scale; /* [rows, ceil(N / 128)] */
 };
 
 /* How many products of the same rows of y there are: heads, or matrices of each expert. */
@@ -45,7 +47,7 @@ static __device__ __forceinline__ int32_t product_row(const struct product &p, i
     if (p.group.row_index) {
         int32_t index = p.group.row_index[row];
 
-        return index < 0 ? -1 : index / p.group.row_divisor;
+        return index < 0 ? -1 : p.group.row_divisor ? index / p.group.row_divisor : (int32_t)row;
     }
     return row < p.T ? (int32_t)row : -1;
 }

@@ -225,11 +225,6 @@ static __global__ void swiglu_kernel(const float *gate, int64_t gate_stride, con
     y[row * y_stride + column] = g / (1.0f + expf(-g)) * up[row * up_stride + column];
 }
 
-static __device__ __forceinline__ float silu_times(float gate, float up)
-{
-    return gate / (1.0f + expf(-gate)) * up;
-}
-
 static __global__ void __launch_bounds__(ROW_THREADS)
     swiglu_fours_kernel(const float *gate, int64_t gate_stride, const float *up, int64_t up_stride, float *y,
                         int64_t y_stride, unsigned all, unsigned fours)

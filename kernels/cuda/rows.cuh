@@ -1,5 +1,5 @@
-/* rows.cuh: what rows.cu does to a row and cache.cu does on the way into a cache, written once, so that both give the
- * same bits. Products that are added name their fmaf(): the compiler is left no choice. */
+/* rows.cuh: what rows.cu does to a row, and cache.cu and the experts do on their way, written once, so that both give
+ * the same bits. Products that are added name their fmaf(): the compiler is left no choice. */
 #ifndef KERNELS_CUDA_ROWS_CUH
 #define KERNELS_CUDA_ROWS_CUH
 
@@ -21,6 +21,11 @@ static __device__ __forceinline__ int rope_second(int i, int half, bool interlea
 static __device__ __forceinline__ float2 rope_pair(float a, float b, float cosine, float sine)
 {
     return make_float2(fmaf(a, cosine, -(b * sine)), fmaf(a, sine, b * cosine));
+}
+
+static __device__ __forceinline__ float silu_times(float gate, float up)
+{
+    return gate / (1.0f + expf(-gate)) * up;
 }
 
 struct layernorm {

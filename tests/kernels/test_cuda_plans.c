@@ -20,9 +20,8 @@ TEST(attention_parts_are_whole_pairs_of_tiles_and_at_most_32)
 
 TEST(experts_get_tall_tiles_where_their_rows_fill_one_and_a_half_low_ones)
 {
-    CHECK_EQ_INT(expert_tile_rows(96 * 256, 256, 1), EXPERT_TALL_ROWS);
-    CHECK_EQ_INT(expert_tile_rows(96 * 256 - 1, 256, 1), EXPERT_TILE_ROWS);
-    CHECK_EQ_INT(expert_tile_rows(96 * 256, 256, 0), EXPERT_TILE_ROWS);
+    CHECK_EQ_INT(experts_are_tall(96 * 256, 256), 1);
+    CHECK_EQ_INT(experts_are_tall(96 * 256 - 1, 256), 0);
 }
 
 TEST(wide_tiles_are_taken_where_they_end_no_later)
