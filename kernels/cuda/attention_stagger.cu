@@ -321,6 +321,17 @@ static __device__ __forceinline__ void load_item(const struct attention_view &v,
     }
 }
 
+/* Asks for an item's queries in L2, while the last pair of the item before is multiplied. */
+static __device__ __forceinline__ void expect_queries(const struct attention_view &v, const struct item &item)
+{
+    enum { LINE = 128 / sizeof(float), LINES = LATENT / LINE };
+
+    for (int at = threadIdx.x % GROUP; at < HEADS * LINES; at += GROUP)
+        if (item.h0 + at / LINES < v.H)
+            prefetch_into_l2(v.q_latent + item.t * v.q_row_stride + (item.h0 + at / LINES) * v.q_head_stride +
+                             at % LINES * LINE);
+}
+
 /* --- Multiplying ------------------------------------------------------------------------------------------------- */
 
 /* The queries as BF16 columns, zeros past H; by both warpgroups that multiply: 2 heads of latents a step, then the
@@ -696,8 +707,11 @@ static __global__ void __launch_bounds__(THREADS, 1) attention_stagger_kernel(st
         loader.lane = threadIdx.x % WARP;
         loader.warp = threadIdx.x % GROUP / WARP;
         loader.row = 4 * loader.warp + loader.lane / 8 + 16 * (loader.lane % 4);
-        for (unsigned at = blockIdx.x; at < items; at += gridDim.x)
+        for (unsigned at = blockIdx.x; at < items; at += gridDim.x) {
             load_item<Wide>(v, shared, item_at(v, at), loader, before);
+            if (Wide && at + gridDim.x < items)
+                expect_queries(v, item_at(v, at + gridDim.x));
+        }
     } else {
         int lane = threadIdx.x % WARP, row = threadIdx.x % GROUP / WARP * 16 + lane / 4;
         float scale = v.scale * 1.44269504088896341f;

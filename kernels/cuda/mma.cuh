@@ -55,6 +55,12 @@ static __device__ __forceinline__ void cp_async_16(void *shared, const void *glo
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(global), "r"(bytes) : "memory");
 }
 
+/* Asks for the line of L2 that `global` lies in. */
+static __device__ __forceinline__ void prefetch_into_l2(const void *global)
+{
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(global));
+}
+
 /* Copies begun since the last commit form a group; wait<n> lets the n newest groups go on. */
 static __device__ __forceinline__ void cp_async_commit(void)
 {
@@ -109,6 +115,7 @@ template <bool Transposed> static inline void emulated_ldmatrix_x4(uint32_t (&r)
 
 /* Delivered as late as the rules allow: NaN bytes until the issuing thread waits. */
 #define cp_async_16(shared, global, valid) emulated_copy_begin((shared), (global), (valid) ? 16 : 0)
+#define prefetch_into_l2(global)           ((void)(global))
 #define cp_async_commit()                  emulated_copy_commit()
 #define cp_async_wait_all()                emulated_copy_wait(-1)
 
