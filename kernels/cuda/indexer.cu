@@ -8,7 +8,14 @@
  * Bound by F32 multiply-adds: 2 Hi Di flops a pair; the tensor-core form is README, "What is next". */
 #include "kernels/cuda/indexer.cuh"
 
-enum { KEY_TILE = 128, SCORE_BUDGET_BYTES = 256 << 20 };
+/* Scores that lie in memory at once: 2048 rows of 128K, so that launches and their ends are few. Small cases shall need
+ * several rounds as well. */
+#ifdef DSA_CUDA_EMULATED
+enum { SCORE_BUDGET_BYTES = 16 << 10 };
+#else
+enum { SCORE_BUDGET_BYTES = 1 << 30 };
+#endif
+enum { KEY_TILE = 128 };
 
 template <int RegisterDi> static __global__ void __launch_bounds__(KEY_TILE) scores_kernel(struct index_view v)
 {
