@@ -3,7 +3,7 @@
  * FP8 weights:  x is quantised to e4m3 (one ue8m0 scale per row and 128 of K). On Hopper linear_wgmma.cu takes
  *               the product. Elsewhere, e4m3 values being exact in BF16, it runs on BF16 tensor cores with F32
  *               sums, and every 128 of K the partial sum is scaled by sa * sw and added: the V3.2 rule.
- * BF16 weights: x is rounded to BF16, one sum over all of K.
+ * BF16 weights: x is rounded to BF16, one sum over all of K. Per head linear_heads.cu does both at once.
  * F32 weights and NUMERICS_PLAIN: F32 multiply-adds on (dequantised) weights. linear_f32.cu takes F32 weights whose
  *               rows start on 16 bytes.
  *
@@ -486,6 +486,17 @@ static enum status make_operand(struct ops *ops, enum operand_form form, const f
     return STATUS_OK;
 }
 
+/* x as it came. */
+static struct operand plain_operand(const float *x, int64_t row_stride, int64_t head_stride)
+{
+    struct operand operand = {};
+
+    operand.plain = x;
+    operand.row_stride = row_stride;
+    operand.head_stride = head_stride;
+    return operand;
+}
+
 enum status cuda_operand(struct ops *ops, const struct cuda_weight *like, const float *x, int64_t row_stride,
                          int64_t head_stride, int heads, int64_t T, int K, enum scratch_slot values,
                          enum scratch_slot scales, struct operand *operand)
@@ -493,10 +504,7 @@ enum status cuda_operand(struct ops *ops, const struct cuda_weight *like, const 
     enum operand_form form = OPERAND_BF16;
 
     if (is_plain(like)) {
-        *operand = {};
-        operand->plain = x;
-        operand->row_stride = row_stride;
-        operand->head_stride = head_stride;
+        *operand = plain_operand(x, row_stride, head_stride);
         return STATUS_OK;
     }
     if (like->dtype == DTYPE_F8E4M3)
@@ -519,14 +527,18 @@ enum status cuda_linear(struct ops *ops, const struct ops_linear_args *args)
     const struct cuda_weight *w = cuda_weight_of(args->w);
     bool per_head = x->dim_count == 3;
     int64_t head_stride = per_head ? x->strides[1] : 0;
-    struct operand operand;
-    enum status status = cuda_operand(ops, w, (const float *)x->data, x->strides[0], head_stride, (int)w->heads,
-                                      x->dims[0], (int)w->K, SCRATCH_A, SCRATCH_B, &operand);
+    struct operand operand = plain_operand((const float *)x->data, x->strides[0], head_stride);
+    struct product p = product_of(&operand, w, x->dims[0], (float *)y->data, y->strides[0],
+                                  per_head ? y->strides[1] : 0, args->accumulate);
+    enum status status;
 
+    if (product_takes_heads(backend_of(ops), w, &p))
+        return cuda_product_heads(ops, &p);
+    status = cuda_operand(ops, w, (const float *)x->data, x->strides[0], head_stride, (int)w->heads, x->dims[0],
+                          (int)w->K, SCRATCH_A, SCRATCH_B, &operand);
     if (status)
         return status;
-    return cuda_product(ops, &operand, w, x->dims[0], NULL, (float *)y->data, y->strides[0],
-                        per_head ? y->strides[1] : 0, args->accumulate);
+    return cuda_product(ops, &operand, w, x->dims[0], NULL, p.y, p.y_row_stride, p.y_head_stride, args->accumulate);
 }
 
 enum status cuda_linears(struct ops *ops, const struct ops_linear_args *args, int count)

@@ -201,6 +201,18 @@ PLAN int product_is_wide(int64_t row_tiles, int64_t N, int sm_count)
     return 3 * wide <= 2 * narrow;
 }
 
+/* --- Products per head: blocks ---------------------------------------------------------------------------------------
+ */
+
+/* Blocks that share `tiles` tiles of each head, head by head: one an SM, or somewhat fewer where each of them then
+ * keeps to one head (128 of 132 SMs for 128 heads). */
+PLAN int heads_blocks(int64_t heads, int64_t tiles, int sm_count)
+{
+    int64_t even = sm_count / heads * heads, blocks = 16 * even >= 15 * (int64_t)sm_count ? even : sm_count;
+
+    return (int)(heads * tiles < blocks ? heads * tiles : blocks);
+}
+
 /* --- Experts: tiles of rows ------------------------------------------------------------------------------------------
  */
 

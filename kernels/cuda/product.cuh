@@ -68,6 +68,12 @@ enum status cuda_product_few(struct ops *ops, const struct product *product);
 /* Several FP8 ones, neither grouped nor per head, of the same rows: in one launch, and one for their sums. */
 enum status cuda_products_few(struct ops *ops, const struct product *products, int count);
 
+/* Of the BF16 ones, products per head of more rows, with x as it came (operand.plain): N and K of whole 128s and one of
+ * them 128, a head's weight fits into shared memory, rows of x and y on 16 bytes, y is not added to. */
+bool product_takes_heads(const struct cuda_backend *backend, const struct cuda_weight *weight,
+                         const struct product *product);
+enum status cuda_product_heads(struct ops *ops, const struct product *product);
+
 /* F32 weights, 2-D, rows of both sides on 16 bytes. */
 bool product_takes_f32(const struct product *product, enum dtype dtype);
 enum status cuda_product_f32(struct ops *ops, const struct product *product);

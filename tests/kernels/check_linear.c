@@ -12,7 +12,8 @@ struct shape {
     enum dtype dtype;
     enum numerics numerics;
     bool accumulate, strided, extreme, sampled;
-    bool alone; /* the same bits for each number of its first rows (2-D) */
+    bool alone;  /* the same bits for each number of its first rows (2-D) */
+    int64_t pad; /* elements between rows of x and y, where not strided */
 };
 
 static double weight_value(const struct shape *shape, struct box *w, struct box *scale, int64_t n, int64_t k)
@@ -120,7 +121,7 @@ static void run(struct check *check, const void *parameters)
     struct ops_weight_args args = {.numerics = shape->numerics}, device_args;
     struct ops_weight *ref_weight = NULL, *device_weight = NULL;
     struct box *x, *y, *w, *scale = NULL;
-    int64_t pad = shape->strided ? 5 : 0;
+    int64_t pad = shape->strided ? 5 : shape->pad;
     struct bench bench;
     enum status s;
 
@@ -234,6 +235,18 @@ static const struct check_case cases[] = {
     CASE("bf16 per head", 5, 3, 70, 33, B16),
     CASE("bf16 per head strided accumulate", 5, 3, 70, 33, B16, true, true),
     CASE("bf16 per head V3.2 latent", 2, 16, 512, 128, B16),
+    /* A head's weight in shared memory, K = 128 or N = 128: tiles that are not full; blocks that take several and go on
+     * to another head: on 132 SMs with 50 heads, and with 40 and more tiles than there are warpgroups. */
+    CASE("bf16 per head T=65 N=512 K=128", 65, 2, 512, 128, B16),
+    CASE("bf16 per head T=129 N=256 K=128", 129, 3, 256, 128, B16, .pad = 4),
+    CASE("bf16 per head T=200 N=128 K=512", 200, 2, 128, 512, B16, .pad = 64),
+    CASE("bf16 per head T=65 N=128 K=128", 65, 5, 128, 128, B16, .pad = 8),
+    CASE("bf16 per head T=129 N=128 K=128, 50 heads", 129, 50, 128, 128, B16),
+    CASE("bf16 per head T=327 N=256 K=128", 327, 3, 256, 128, B16),
+    CASE("bf16 per head T=327 N=128 K=256", 327, 3, 128, 256, B16),
+    CASE("bf16 per head T=75 N=512 K=128 accumulate", 75, 2, 512, 128, B16, true),
+    CASE("huge bf16 per head T=651 N=256 K=128, 40 heads", 651, 40, 256, 128, B16, .pad = 4),
+    CASE("huge bf16 per head T=651 N=128 K=256, 40 heads", 651, 40, 128, 256, B16, .pad = 4),
     CASE("f32 T=1 N=256 K=512", 1, 0, 256, 512, DTYPE_F32, NUMERICS_FP8),
     CASE("f32 T=9 N=65 K=300", 9, 0, 65, 300, DTYPE_F32, NUMERICS_FP8),
     ALONE("f32 T=2 N=5 K=7168", 2, 0, 5, 7168, DTYPE_F32, NUMERICS_FP8),
@@ -260,6 +273,8 @@ static const struct check_case cases[] = {
     FULL("fp8 T=4096 N=32768 K=512", 4096, 0, 32768, 512, F8, false, false, false, true),
     FULL("fp8 T=4096 N=7168 K=16384", 4096, 0, 7168, 16384, F8, false, false, false, true),
     FULL("fp8 T=4096 N=4096 K=7168", 4096, 0, 4096, 7168, F8, false, false, false, true),
+    FULL("bf16 per head T=300 N=512 K=128, 128 heads", 300, 128, 512, 128, B16),
+    FULL("bf16 per head T=300 N=128 K=512, 128 heads", 300, 128, 128, 512, B16),
     FULL("fp8 T=64 N=2112 K=7168", 64, 0, 2112, 7168, F8, false, false, false, true),
     FULL("fp8 T=7 N=7168 K=2048", 7, 0, 7168, 2048, F8, false, false, false, true),
     SLOW("fp8 T=1 2048x2048", 1, 0, 2048, 2048, F8),

@@ -58,6 +58,17 @@ TEST(attention_is_divided_while_its_rows_leave_half_of_an_h200_idle)
     CHECK(attention_is_widened(256, 2048, 131072));
 }
 
+TEST(products_per_head_keep_a_block_to_one_head_where_that_idles_few_sms)
+{
+    CHECK_EQ_INT(heads_blocks(128, 64, 132), 128);
+    CHECK_EQ_INT(heads_blocks(64, 64, 132), 128);
+    CHECK_EQ_INT(heads_blocks(16, 256, 132), 128);
+    CHECK_EQ_INT(heads_blocks(40, 64, 132), 132); /* 120 would leave a tenth of them idle */
+    CHECK_EQ_INT(heads_blocks(200, 64, 132), 132);
+    CHECK_EQ_INT(heads_blocks(3, 2, 132), 6);
+    CHECK_EQ_INT(heads_blocks(128, 2, 1), 1);
+}
+
 TEST(indexer_blocks_cover_the_keys_in_whole_tiles)
 {
     static const int64_t lengths[] = {1, 127, 128, 129, 511, 513, 2049, 8192, 32769, 131072, 1000001};
