@@ -526,6 +526,8 @@ static void all_cases(struct cuda_bench *bench)
         bench_linear(bench, DTYPE_BF16, rows[r], 128, 512, 128);
         bench_linear(bench, DTYPE_BF16, rows[r], 128, 128, 512);
     }
+    bench_linear(bench, DTYPE_F32, 16384, 0, 256, 7168); /* a chunk of prefill: one block takes all parts of K */
+    bench_linear(bench, DTYPE_F32, 16384, 0, 64, 7168);  /* several, through memory */
 }
 
 int main(int argc, char **argv)
