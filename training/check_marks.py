@@ -1,6 +1,7 @@
-"""Is the loss of the marks what load.py and model.py say? Its gradient, place by place, against the explicit formula; the
-teacher's score of a sentence likewise. Exits 1 where they differ.
+"""Is the loss of the marks what load.py and model.py say? Its gradient, place by place, against the explicit formula,
+without a prior and with one; the teacher's score of a sentence likewise. Exits 1 where they differ.
 """
+import math
 import sys
 import types
 
@@ -12,13 +13,14 @@ from teacher import Encoder
 OPEN, NONE = 0, 1
 
 
-def gradient(labels, kinds, shares, nones, taught):
-    """The loss of each row and its derivative by every sentence's score, all scores 0.5, 1.5, 2.5, …"""
+def gradient(labels, kinds, shares, nones, taught, prior=None):
+    """The loss of each row and its derivative by every sentence's mark, all marks 0.5, 1.5, 2.5, …"""
     rows, width = labels.shape
     scores = (torch.arange(rows * width, dtype=torch.float32) % width + 0.5).view(rows, width).requires_grad_(True)
     model = types.SimpleNamespace(embed=torch.tensor([[1.0], [0.0]]))  # a score is then the hidden value itself
     places = torch.arange(rows * width).view(rows, width)
-    loss, has = mark_loss(model, scores.view(-1, 1), places, labels, kinds, (OPEN, NONE), shares, nones, taught)
+    loss, has = mark_loss(model, scores.view(-1, 1), places, labels, kinds, (OPEN, NONE), shares, nones, taught,
+                          prior)
     loss.sum().backward()
     return loss.detach(), has, scores.detach(), scores.grad
 
@@ -51,6 +53,23 @@ def main():
     wrong += check("no lesson", grad[4], torch.zeros(4))
     wrong += check("rows with a lesson", has.float(), torch.tensor([1., 1, 1, 1, 0]))
     wrong += check("loss without a lesson", loss[4], torch.tensor(0.))
+
+    prior = torch.tensor([[2., -3, 1, 0], [-1, -2, 4, -9], [-6, .5, 2, 0], [-1, -1, -1, -3], [1, 1, 1, 1]])
+    loss, has, marks, grad = gradient(labels, kinds, shares, nones, 0.6, prior)
+    odds = [[math.exp(float(marks[row][s] + prior[row][s])) for s in range(4)] for row in range(4)]
+    p = torch.tensor(odds[0][:3]) / (1 + sum(odds[0][:3]))
+    wrong += check("prior, one sentence is right", grad[0][:3], p - torch.tensor([0., 1, 0]))
+    wrong += check("prior, the loss then", loss[0], -p[1].log())
+    p = torch.tensor(odds[1]) / (1 + sum(odds[1]))
+    wrong += check("prior, nothing is right", grad[1], p)
+    wrong += check("prior, the loss then", loss[1], torch.tensor(math.log(1 + sum(odds[1]))))
+    p = torch.tensor([*odds[2][:3], 1.]) / (1 + sum(odds[2][:3]))
+    wrong += check("prior, both", grad[2][:3], p[:3] - 0.6 * shares[2][:3] - 0.4 * torch.tensor([0., 1, 0]))
+    soft = -(torch.tensor([.1, .5, .2, .2]) * p.log()).sum()
+    wrong += check("prior, the loss then", loss[2], 0.6 * soft - 0.4 * p[1].log())
+    p = torch.tensor(odds[3]) / (1 + sum(odds[3]))
+    wrong += check("prior, the teacher alone", grad[3], p - shares[3])
+    wrong += check("prior, no lesson", grad[4], torch.zeros(4))
 
     torch.manual_seed(1)
     encoder = Encoder(dict(num_attention_heads=2, layer_norm_eps=1e-12, hidden_size=16, vocab_size=50,

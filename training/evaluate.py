@@ -12,6 +12,7 @@ import torch
 
 import load
 from model import Linear, Reader, Config, mark_scores
+from prior import Lexicon
 from prompt import Vocabulary
 
 MIN_BYTES, MAX_TOKENS, LIMIT = 12, 120, 16
@@ -85,8 +86,9 @@ def best_marked(vocabulary, reading, pack, scores):
 
 
 @torch.no_grad()
-def answer_packs(model, vocabulary, reading, packs, device, mode="dense", tokens_per_run=65536):
-    """[(quotation, block number, log-odds of <|open|> against <|none|>, best marked sentence, its mark)], one a pack."""
+def answer_packs(model, vocabulary, reading, packs, device, mode="dense", tokens_per_run=65536, priors=None):
+    """[(quotation, block number, log-odds of <|open|> against <|none|>, best marked sentence, its mark, and the best
+    sentence by the marks alone)], one a pack. priors: one array a pack, added to the marks, but not to those alone."""
     v = vocabulary
     out = [None] * len(packs)
     order = sorted(range(len(packs)), key=lambda i: len(packs[i].tokens))
@@ -102,7 +104,9 @@ def answer_packs(model, vocabulary, reading, packs, device, mode="dense", tokens
         scores = mark_scores(model, hidden, slice(None), (v["open"], v["none"])).cpu().numpy()
         scores = np.split(scores, np.cumsum([len(at) + 1 for at in ends])[:-1])
         odds = [float(row[-1]) for row in scores]
-        marked = [best_marked(v, reading, packs[i], row[:-1]) for i, row in zip(numbers, scores)]
+        alone = [best_marked(v, reading, packs[i], row[:-1]) for i, row in zip(numbers, scores)]
+        marked = alone if priors is None else [best_marked(v, reading, packs[i], row[:-1] + priors[i])
+                                               for i, row in zip(numbers, scores)]
         for _ in range(LIMIT):
             live = [a for a in answers if not a.closed and (a.places is None or len(a.places) > 1)]
             if not live:
@@ -133,15 +137,16 @@ def answer_packs(model, vocabulary, reading, packs, device, mode="dense", tokens
                     if len(a.text()) >= MIN_BYTES and logits[step, v["close"]] > logits[step, token]:
                         break
                     a.given.append(token)
-        for i, a, o, m in zip(numbers, answers, odds, marked):
+        for i, a, o, m, by_mark in zip(numbers, answers, odds, marked, alone):
             place = a.places[0] if a.places else 0
             block = next((n for n, (_, s, e) in enumerate(a.pack.blocks, 1) if s < place <= e or s <= place < e), 0)
-            out[i] = (a.text(), block, o, *m)
+            out[i] = (a.text(), block, o, *m, by_mark[0])
     return out
 
 
-def score(model, vocabulary, reading, folder, name, device, mode="dense", limit=None, keep=None):
-    """A dict of figures over the `dev` or `eval` questions; `keep` picks records by number."""
+def score(model, vocabulary, reading, folder, name, device, mode="dense", limit=None, keep=None, lexicon=None):
+    """A dict of figures over the `dev` or `eval` questions; `keep` picks records by number. With a lexicon the figures
+    `marked` are of mark and prior together, and `mark_alone_right` of the mark without it."""
     records, gold = reading.numbers(name), load.gold_answers(folder, name)
     # gold lists follow the records as written, broken ones included
     every = np.nonzero(reading.source == reading.sources.index(name))[0]
@@ -152,12 +157,13 @@ def score(model, vocabulary, reading, folder, name, device, mode="dense", limit=
     was = model.training
     model.eval()
     packs = [load.evaluation_pack(vocabulary, reading, record) for record in records]
-    answers = answer_packs(model, vocabulary, reading, packs, device, mode)
+    priors = [lexicon.of(reading, pack, record) for pack, record in zip(packs, records)] if lexicon else None
+    answers = answer_packs(model, vocabulary, reading, packs, device, mode, priors=priors)
     model.train(was)
     hits, size, answerable, odds = 0, [], 0, ([], [])
-    marked, marked_size, marks = 0, [], ([], [])
+    marked, marked_size, marks, alone = 0, [], ([], []), 0
     first = 0
-    for record, pack, (text, block, odd, sentence, mark) in zip(records, packs, answers):
+    for record, pack, (text, block, odd, sentence, mark, by_mark) in zip(records, packs, answers):
         wanted = gold[record]
         odds[1 if wanted else 0].append(odd)
         marks[1 if wanted else 0].append(mark)
@@ -167,6 +173,7 @@ def score(model, vocabulary, reading, folder, name, device, mode="dense", limit=
         hits += any(answer.lower() in text.lower() for answer in wanted)
         size.append(len(text))
         marked += any(answer.lower() in sentence.lower() for answer in wanted)
+        alone += any(answer.lower() in by_mark.lower() for answer in wanted)
         marked_size.append(len(sentence))
         if block and reading.candidates[record][0] == pack.blocks[block - 1][0]:
             first += 1
@@ -174,6 +181,8 @@ def score(model, vocabulary, reading, folder, name, device, mode="dense", limit=
     mean = lambda sizes: round(float(np.mean(sizes)) if sizes else 0, 1)
     figures = {"questions": answerable, "right": percent(hits), "bytes": mean(size), "from_best": percent(first),
                "marked_right": percent(marked), "marked_bytes": mean(marked_size)}
+    if lexicon:
+        figures["mark_alone_right"] = percent(alone)
     for name, (no, yes) in (("", odds), ("marked_", marks)):
         if no and yes:
             figures[name + "abstains_at_15"] = round(100 * float((np.array(no) < np.quantile(yes, 0.15)).mean()), 1)
@@ -189,6 +198,7 @@ def main():
     parser.add_argument("--mode", default="select", choices=("dense", "select"))
     parser.add_argument("--limit", type=int)
     parser.add_argument("--fp8", action="store_true")
+    parser.add_argument("--prior", type=int, choices=(0, 1), default=1, help="as the weights were trained")
     args = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     Linear.compute = torch.bfloat16 if device == "cuda" else torch.float32
@@ -198,7 +208,10 @@ def main():
     model = Reader(Config(**saved["config"]))
     model.load_state_dict({name: value.float() for name, value in saved["model"].items()})
     model.to(device).set_fp8(args.fp8)
-    print(json.dumps(score(model, vocabulary, load.Reading(folder), folder, args.set, device, args.mode, args.limit)))
+    reading = load.Reading(folder)
+    lexicon = Lexicon(vocabulary, reading) if args.prior else None
+    print(json.dumps(score(model, vocabulary, reading, folder, args.set, device, args.mode, args.limit,
+                           lexicon=lexicon)))
 
 
 if __name__ == "__main__":

@@ -3,10 +3,11 @@
     grow.py --data DATA --text FOLDER --out MORE [--per-article 8] [--processes 6]
 
 Each chunk of token ids that appears in FOLDER (text-NNN.bin) is turned back into articles, and becomes one shard,
-MORE/shard-NNN.npz, with the arrays of DATA/reading: passages, questions, candidates, quotations. A third of the questions
-lose more of their words than the others. For a fifth, source "without", the passage that the question was made from is not
-among the candidates: what answers it best then, or that nothing does, only a teacher's labels say (teacher.py). Ends when
-no chunk has come for a minute, and leaves MORE/grown.
+MORE/shard-NNN.npz, with the arrays of DATA/reading: passages, questions, candidates, quotations, and with the numbers
+of their words (prior.py). A third of the questions lose more of their words than the others. For a fifth, source
+"without", the passage that the question was made from is not among the candidates: what answers it best then, or that
+nothing does, only a teacher's labels say (teacher.py). Ends when no chunk has come for a minute, and leaves
+MORE/grown.
 """
 import argparse
 import collections
@@ -19,6 +20,7 @@ import time
 
 import numpy as np
 
+import prior
 import prompt
 
 LONGEST = 120000  # characters: longer texts are pieces of books
@@ -88,6 +90,7 @@ def make(job):
                 break
     if writer.records:
         arrays = writer.arrays()
+        arrays.update(prior.Words(vocabulary).arrays(arrays.get))  # here, where there is time: not in the loaders
         part = os.path.join(os.path.dirname(target), "new-" + os.path.basename(target))
         np.savez(part, sources=np.array(preparation.SOURCES), **arrays)
         os.rename(part, target)

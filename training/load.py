@@ -87,8 +87,8 @@ def gold_answers(folder, name):
 
 class Pack:
     """One prompt; `blocks` holds (passage, start, end): where each block's text lies in `tokens`; `parts` the same for
-    each passage, neighbours in one block apart."""
-    __slots__ = ("tokens", "blocks", "parts", "starts")
+    each passage, neighbours in one block apart, and `ranks` their blocks' ranks."""
+    __slots__ = ("tokens", "blocks", "parts", "starts", "ranks")
 
     def marks(self, reading):
         """For each passage: where its sentences end in `tokens`, the place of each one's last token."""
@@ -100,7 +100,7 @@ def build(vocabulary, reading, question, passages, ranks, summarise=False):
     """passages in order of appearance, a tuple standing for neighbours in one block; ranks: 1 … 9, 0 for none."""
     v = vocabulary
     ask = [v["summarise"]] if summarise else [v["question"], *question.tolist()]
-    out, blocks, starts, places = list(ask), [], [], []
+    out, blocks, starts, places, rank_of = list(ask), [], [], [], []
     for number, (passage, rank) in enumerate(zip(passages, ranks), 1):
         starts.append(len(out))
         out.append(v["doc"])
@@ -115,6 +115,7 @@ def build(vocabulary, reading, question, passages, ranks, summarise=False):
         for part in parts:
             text += [v.newline] if text else []
             places.append((int(part), len(out) + len(text)))
+            rank_of.append(rank)
             text += reading.tokens("passage", part).tolist()
         blocks.append((int(parts[0]), len(out), len(out) + len(text)))
         out += text
@@ -122,7 +123,7 @@ def build(vocabulary, reading, question, passages, ranks, summarise=False):
     out += ask
     out.append(v["answer"])
     pack = Pack()
-    pack.tokens, pack.blocks, pack.parts, pack.starts = out, blocks, places, starts
+    pack.tokens, pack.blocks, pack.parts, pack.starts, pack.ranks = out, blocks, places, starts, rank_of
     return pack
 
 
@@ -156,6 +157,12 @@ class Shard:
         self.pool = np.nonzero(pool & (reading.passage_len > 20) & (reading.passage_len < 500))[0]
 
 
+def cumulated(weights):
+    """To draw by: as Generator.choice draws, the same numbers for the same seed, but summed up only once."""
+    sums = np.cumsum(np.array(weights) / sum(weights))
+    return sums / sums[-1]
+
+
 class Packer:
     """Random training packs from the first shard and those that appear in `more` (grow.py), with the teacher's labels
     where they have appeared."""
@@ -163,8 +170,8 @@ class Packer:
            "pubmedqa": 0.02, "without": 0.12}
     LABELLED = 6  # how much more often a record by rule is drawn from a shard with labels
 
-    def __init__(self, vocabulary, reading, seed, more=None):
-        self.v, self.more, self.looked = vocabulary, more, 0.0
+    def __init__(self, vocabulary, reading, seed, more=None, lexicon=None):
+        self.v, self.more, self.looked, self.lexicon = vocabulary, more, 0.0, lexicon
         self.random = np.random.default_rng(seed)
         self.shards = {"reading": Shard(reading)}
         self.starts_word = np.array([token[:1] == b" " for token in vocabulary.bytes])
@@ -186,10 +193,8 @@ class Packer:
                     self.records.setdefault(source, []).append((shard, numbers, len(numbers) * (
                         self.LABELLED if labelled else 1)))
         self.sources = list(self.records)
-        share = np.array([self.MIX[source] for source in self.sources])
-        self.share = share / share.sum()
-        self.weights = {source: np.array([entry[2] for entry in entries]) / sum(entry[2] for entry in entries)
-                        for source, entries in self.records.items()}
+        self.share = cumulated([self.MIX[source] for source in self.sources])
+        self.weights = {source: cumulated([entry[2] for entry in entries]) for source, entries in self.records.items()}
 
     def look(self):
         if not self.more or time.time() - self.looked < 10:
@@ -199,6 +204,8 @@ class Packer:
             name = os.path.basename(path)[:-4]
             if name not in self.shards:
                 self.shards[name] = Shard(Reading.from_shard(path))
+                if self.lexicon:
+                    self.lexicon.annotate(self.shards[name].reading)
                 changed = True
                 break  # one at a time: the batches must not wait
         for name, shard in self.shards.items():
@@ -211,21 +218,22 @@ class Packer:
             self.looked -= 9
 
     def thinned(self, question):
-        """Now and then some words of the question are left out, others each time; the first word stays."""
+        """Which tokens stay: now and then some words of the question are left out, others each time, not the first."""
         r = self.random
         if r.random() > 0.4 or len(question) < 8:
-            return question
+            return slice(None)
         word = np.cumsum(self.starts_word[question])
         out = r.random(word[-1] + 1) < r.uniform(0.05, 0.25)
         out[:2] = False
-        return question[~out[word]]
+        return ~out[word]
 
     def draw(self, length):
-        """(tokens, weights, positions, marks) of one pack that fits `length`, or None when it did not fit."""
+        """(tokens, weights, positions, marks, source) of one pack that fits `length`, or None when it did not fit; the
+        last of the marks is what their prior is made of (prior.py)."""
         self.look()
         r = self.random
-        source = self.sources[r.choice(len(self.sources), p=self.share)]
-        shard, numbers, _ = self.records[source][r.choice(len(self.weights[source]), p=self.weights[source])]
+        source = self.sources[self.share.searchsorted(r.random(), side="right")]
+        shard, numbers, _ = self.records[source][self.weights[source].searchsorted(r.random(), side="right")]
         self.reading, self.pool = shard.reading, shard.pool
         reading = self.reading
         record = int(numbers[r.integers(len(numbers))])
@@ -237,7 +245,9 @@ class Packer:
                       for place, p in enumerate(row) if p >= 0]
         listed = {c[0] for c in candidates}
         gold = [g for g in gold if g[0] in listed]
-        question = self.thinned(reading.tokens("question", record))
+        question = reading.tokens("question", record)
+        stays = self.thinned(question)
+        question = question[stays]
         reserve = 2 * len(question) + 12 + sum(g[2] - g[1] + 6 for g in gold)
         room = length - reserve
         if summarise:
@@ -308,6 +318,11 @@ class Packer:
         weight[len(pack.tokens) - 1:] = weights
         if source == "without":
             marks = (NOT_MARKED, *marks[1:])
+        found = None
+        if self.lexicon and not summarise:
+            at = reading.question_at[record:record + 2]
+            found = self.lexicon.find(reading, pack, reading.question_words[at[0]:at[1]][stays])
+        marks = (*marks, found)
         return (tokens, weight, self.positions(pack, len(tokens) - 1, length), marks,
                 list(self.MIX).index(source))
 
@@ -450,16 +465,17 @@ class Batches(torch.utils.data.IterableDataset):
     """Endless batches; `plan` is a shared array [share of reading, then one weight per length]."""
     LENGTHS = (512, 1024, 2048, 4096, 8192)
 
-    def __init__(self, vocabulary, reading, text_folder, tokens, plan, seed, more=None):
+    def __init__(self, vocabulary, reading, text_folder, tokens, plan, seed, more=None, lexicon=None):
         self.v, self.reading, self.text_folder, self.more = vocabulary, reading, text_folder, more
-        self.total, self.plan, self.seed = tokens, plan, seed
+        self.lexicon, self.total, self.plan, self.seed = lexicon, tokens, plan, seed
 
     def __iter__(self):
         info = torch.utils.data.get_worker_info()
         seed = self.seed * 1000 + (info.id if info else 0)
         torch.set_num_threads(1)
         rng = np.random.default_rng(seed)
-        packer, texts = Packer(self.v, self.reading, seed + 1, self.more), Texts(self.text_folder, seed + 2)
+        packer = Packer(self.v, self.reading, seed + 1, self.more, self.lexicon)
+        texts = Texts(self.text_folder, seed + 2)
         while True:
             plan = np.array(self.plan[:])
             reading = rng.random() < plan[0]
@@ -478,7 +494,7 @@ class Batches(torch.utils.data.IterableDataset):
                     while drawn is None:
                         drawn = packer.draw(length)
                     ids, w, p, mark, source = drawn
-                    marks.append((mark[0], mark[1] + row * length, *mark[2:], source))
+                    marks.append((*mark, source, row * length))
                     count = len(ids) - 1
                     tokens[row, :count], targets[row, :count] = ids[:-1], ids[1:]
                     weight[row, :count], positions[row, :count], real[row, :count] = w, p, 1
@@ -489,16 +505,25 @@ class Batches(torch.utils.data.IterableDataset):
                    "weights": torch.from_numpy(weight), "positions": torch.from_numpy(positions),
                    "real": torch.from_numpy(real), "reading": reading, **(self.matrices(marks) if reading else {})}
 
-    @staticmethod
-    def matrices(marks):
-        """One row a pack, as wide as the one with most sentences: where they end in the batch, their labels, shares."""
+    def matrices(self, marks):
+        """One row a pack, as wide as the one with most sentences: where they end in the batch, their labels, shares
+        and, with a lexicon, priors (0 in packs to summarise)."""
         width = max(1, max(len(mark[1]) for mark in marks))
         place = np.zeros((len(marks), width), dtype=np.int64)
         label = np.full((len(marks), width), IGNORED, dtype=np.int8)
         share = np.full((len(marks), width), -1, dtype=np.float32)
-        for row, (_, places, labels, shares, _, _) in enumerate(marks):
-            place[row, :len(places)], label[row, :len(labels)], share[row, :len(shares)] = places, labels, shares
-        return {"mark_place": torch.from_numpy(place), "mark_label": torch.from_numpy(label),
+        for row, (_, places, labels, shares, _, _, _, start) in enumerate(marks):
+            count = len(places)
+            place[row, :count], label[row, :count], share[row, :count] = places + start, labels, shares
+        before = {}
+        if self.lexicon:
+            prior = np.zeros((len(marks), width), dtype=np.float32)
+            asked = [row for row, mark in enumerate(marks) if mark[5]]
+            for row, each in zip(asked, self.lexicon.priors([marks[row][5] for row in asked],
+                                                            [marks[row][1] for row in asked])):
+                prior[row, :len(each)] = each
+            before["mark_prior"] = torch.from_numpy(prior)
+        return {**before, "mark_place": torch.from_numpy(place), "mark_label": torch.from_numpy(label),
                 "mark_kind": torch.tensor([mark[0] for mark in marks], dtype=torch.int8),
                 "mark_share": torch.from_numpy(share), "mark_none": torch.tensor([float(mark[4]) for mark in marks]),
-                "mark_source": torch.tensor([mark[5] for mark in marks])}
+                "mark_source": torch.tensor([mark[6] for mark in marks])}

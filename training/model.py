@@ -446,15 +446,24 @@ def mark_scores(model, hidden, places, marks):
     return hidden[places].float() @ direction
 
 
-def mark_loss(model, hidden, places, labels, kinds, marks, shares=None, nones=None, taught=0.6):
+def mark_loss(model, hidden, places, labels, kinds, marks, shares=None, nones=None, taught=0.6, prior=None):
     """Places and labels [rows, sentences], kinds [rows] (see load.py) → the loss of each row, and which rows have one.
+
+    With a prior [rows, sentences] (see prior.py) a sentence's score is its mark plus that, so that the mark learns what
+    the prior does not know.
+    """
+    scores = mark_scores(model, hidden, places, marks)
+    return score_loss(scores if prior is None else scores + prior, labels, kinds, shares, nones, taught)
+
+
+def score_loss(scores, labels, kinds, shares=None, nones=None, taught=0.6):
+    """The same of scores [rows, sentences].
 
     MARK_ONE: cross entropy over the sentences and "none of them", whose score is 0: so a score is a log-odds as well.
     MARK_EACH: every sentence by itself.
     Where a teacher gave `shares` (of "none of them": `nones`; −1: not known), the cross entropy with these is `taught` of
     a row's loss, and all of it where the labels say nothing.
     """
-    scores = mark_scores(model, hidden, places, marks)
     known, right = labels >= 0, labels == 1
     none = torch.zeros_like(scores[:, :1])
     every = torch.cat((scores.masked_fill(~known, float("-inf")), none), 1)

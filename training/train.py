@@ -26,8 +26,10 @@ import torch
 import evaluate
 import export
 import load
-from model import FAST, TOY, Attention, Config, Linear, Reader, count_parameters, loss_of, mark_loss, try_compile
+from model import (FAST, TOY, Attention, Config, Linear, Reader, count_parameters, loss_of, mark_loss, score_loss,
+                   try_compile)
 from optimise import Optimiser
+from prior import Lexicon
 from prompt import Vocabulary
 
 # Share of reading batches; then the shares of rows of 512, 1024, 2048, 4096, 8192 tokens: reading, text.
@@ -120,6 +122,7 @@ class Trainer:
         self.vocabulary = Vocabulary(os.path.join(args.data, "tokenizer.json"))
         self.folder = os.path.join(args.data, "reading")
         self.reading = load.Reading(self.folder)
+        self.lexicon = Lexicon(self.vocabulary, self.reading) if args.prior else None
         scratch = os.path.join(args.scratch or args.out, "text")
         os.makedirs(scratch, exist_ok=True)
         unpacker = load.Unpacker([os.path.join(args.data, "text"), *args.more], scratch)
@@ -129,7 +132,7 @@ class Trainer:
             unpacker.once()
         self.helpers = Helpers(args, scratch) if args.helpers else None
         batches = load.Batches(self.vocabulary, self.reading, scratch, args.tokens, self.plan, args.seed,
-                               self.helpers and self.helpers.more)
+                               self.helpers and self.helpers.more, self.lexicon)
         loader = torch.utils.data.DataLoader(
             batches, batch_size=None, num_workers=args.workers, pin_memory=self.device == "cuda",
             **(dict(prefetch_factor=2, multiprocessing_context="fork") if args.workers else {}))
@@ -167,7 +170,7 @@ class Trainer:
         try:
             began = time.time()
             figures = evaluate.score(self.model, self.vocabulary, self.reading, self.folder, name, self.device,
-                                     "dense" if mode in ("dense", "warm") else "select", limit, keep)
+                                     "dense" if mode in ("dense", "warm") else "select", limit, keep, self.lexicon)
             self.log.put(event="measure", of=label, mode=mode, seconds=round(time.time() - began, 1), **figures)
         except Exception:  # a measurement must not cost the training
             self.log.put(event="measure failed", error=traceback.format_exc()[-600:])
@@ -194,7 +197,8 @@ class Trainer:
         step, tokens, sums = 0, 0, collections.defaultdict(lambda: [0.0, 0])
         self.remember()
         held = None
-        by_source = torch.zeros(2, len(load.Packer.MIX), device=self.device)  # loss of the marks, packs
+        # Loss of the marks, packs, loss that the prior alone would have.
+        by_source = torch.zeros(3, len(load.Packer.MIX), device=self.device)
         taught = torch.zeros((), device=self.device)
         bad = failures = 0
         self.log.put(event="phase", name=name, minutes=minutes)
@@ -214,11 +218,15 @@ class Trainer:
                 if batch["reading"] and not warm:
                     each, has = mark_loss(model, hidden, batch["mark_place"], batch["mark_label"], batch["mark_kind"],
                                           (self.vocabulary["open"], self.vocabulary["none"]), batch["mark_share"],
-                                          batch["mark_none"], args.taught)
+                                          batch["mark_none"], args.taught, batch.get("mark_prior"))
                     mark = each.sum() / has.sum().clamp(min=1)
                     total = total + args.mark_weight * mark
                     by_source[0].index_add_(0, batch["mark_source"], each.detach())
                     by_source[1].index_add_(0, batch["mark_source"], has.float())
+                    if "mark_prior" in batch:
+                        alone, _ = score_loss(batch["mark_prior"], batch["mark_label"], batch["mark_kind"],
+                                              batch["mark_share"], batch["mark_none"], args.taught)
+                        by_source[2].index_add_(0, batch["mark_source"], alone)
                     taught = taught + (batch["mark_none"] >= 0).float().sum()
                 total.backward()
             except RuntimeError as problem:  # out of memory, or a compiled part that fails on a new case
@@ -275,9 +283,11 @@ class Trainer:
                              chunks=len(os.listdir(os.path.join(args.scratch or args.out, "text"))),
                              **(self.helpers.made() if self.helpers else {}))
                 if not warm:
-                    lost, packs = by_source.tolist()
-                    self.log.put(marks={name: round(lost[i] / packs[i], 3) for i, name in enumerate(load.Packer.MIX)
-                                        if packs[i]}, taught=round(float(taught) / max(1, sum(packs)), 3))
+                    lost, packs, before = by_source.tolist()
+                    each = lambda sums: {name: round(sums[i] / packs[i], 3) for i, name in enumerate(load.Packer.MIX)
+                                         if packs[i]}
+                    self.log.put(marks=each(lost), **({"prior": each(before)} if self.lexicon else {}),
+                                 taught=round(float(taught) / max(1, sum(packs)), 3))
                     by_source.zero_()
                     taught.zero_()
                 for news in self.helpers.news() if self.helpers else ():
@@ -353,6 +363,8 @@ def main():
     parser.add_argument("--kl-samples", type=int, default=128, help="queries of a row that the indexer's loss looks at")
     parser.add_argument("--mark-weight", type=float, default=1.0, help="of the loss of the marks beside the answer's")
     parser.add_argument("--taught", type=float, default=0.6, help="share of the teacher in the loss of a pack's marks")
+    parser.add_argument("--prior", type=int, choices=(0, 1), default=1,
+                        help="1: marks are learnt as a correction of the lexical prior (prior.py); 0: alone")
     parser.add_argument("--no-helpers", dest="helpers", action="store_false", help="neither more questions nor a teacher")
     parser.add_argument("--teacher", default="", help="options of teacher.py run")
     parser.add_argument("--teacher-gpu", help="the teacher's GPU, by its number on the machine (default: training's)")
