@@ -230,6 +230,7 @@ static const struct check_case cases[] = {
     CASE("bf16 T=3 N=70 K=640", 3, 0, 70, 640, B16),
     CASE("bf16 T=200 N=140 K=520", 200, 0, 140, 520, B16),
     CASE("fp8 T=200 N=300 K=1040", 200, 0, 300, 1040, F8),
+    CASE("fp8 T=200 N=450 K=400, wide tiles on two SMs", 200, 0, 450, 400, F8),
     CASE("bf16 per head, 70 rows", 70, 3, 130, 128, B16, true, true),
     CASE("bf16 strided accumulate", 7, 0, 96, 250, B16, true, true),
     CASE("bf16 per head", 5, 3, 70, 33, B16),

@@ -24,10 +24,10 @@ TEST(experts_get_tall_tiles_where_their_rows_fill_one_and_a_half_low_ones)
     CHECK_EQ_INT(experts_are_tall(96 * 256 - 1, 256), 0);
 }
 
-TEST(wide_tiles_are_taken_where_they_end_no_later)
+TEST(wide_tiles_are_taken_where_they_end_sooner)
 {
     CHECK_EQ_INT(product_is_wide(32, 7168, 132), 1);  /* 7 waves for 14 */
-    CHECK_EQ_INT(product_is_wide(32, 1536, 132), 1);  /* 2 for 3: even */
+    CHECK_EQ_INT(product_is_wide(32, 1536, 132), 0);  /* 2 for 3: even */
     CHECK_EQ_INT(product_is_wide(32, 576, 132), 1);   /* 1 for 2 */
     CHECK_EQ_INT(product_is_wide(32, 128, 132), 0);   /* half of every tile empty */
     CHECK_EQ_INT(product_is_wide(128, 128, 132), 0);
