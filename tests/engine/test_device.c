@@ -699,7 +699,7 @@ DEVICE_TEST(device_too_small_is_refused_with_the_numbers)
     write_model(&m);
     o.model_dir = check_temp_dir();
     o.plugin_dir = getenv("DSA_PLUGIN_DIR");
-    o.device_bytes = 2 << 20;
+    o.device_bytes = 1 << 20;
     CHECK_STATUS(engine_open(&o, &engine, &err), STATUS_NO_MEMORY);
     CHECK(engine == NULL);
     CHECK(strstr(err.message, "MiB are missing") && strstr(err.message, "caches of 1024 tokens"));
