@@ -198,7 +198,7 @@ def main():
     parser.add_argument("--mode", default="select", choices=("dense", "select"))
     parser.add_argument("--limit", type=int)
     parser.add_argument("--fp8", action="store_true")
-    parser.add_argument("--prior", type=int, choices=(0, 1), default=1, help="as the weights were trained")
+    parser.add_argument("--prior", type=int, choices=(0, 1), default=0, help="as the weights were trained")
     args = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     Linear.compute = torch.bfloat16 if device == "cuda" else torch.float32

@@ -363,7 +363,7 @@ def main():
     parser.add_argument("--kl-samples", type=int, default=128, help="queries of a row that the indexer's loss looks at")
     parser.add_argument("--mark-weight", type=float, default=1.0, help="of the loss of the marks beside the answer's")
     parser.add_argument("--taught", type=float, default=0.6, help="share of the teacher in the loss of a pack's marks")
-    parser.add_argument("--prior", type=int, choices=(0, 1), default=1,
+    parser.add_argument("--prior", type=int, choices=(0, 1), default=0,
                         help="1: marks are learnt as a correction of the lexical prior (prior.py); 0: alone")
     parser.add_argument("--no-helpers", dest="helpers", action="store_false", help="neither more questions nor a teacher")
     parser.add_argument("--teacher", default="", help="options of teacher.py run")
