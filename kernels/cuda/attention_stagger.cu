@@ -29,11 +29,13 @@
  * that a half waits for its place with its codes at hand.
  *
  * Cycles a pair on one SM: 4,352 of wgmma; shared memory is busy for 2,304 with QKT, 1,152 with PV, 1,152 with filling.
- * A pair of FP8 tiles takes 6.6 us on an H200, one of BF16 5.2. A loading warp executes about 1,900 instructions for
- * it, and every one of them counts: in a loop over the halves (600 each, not 480) 128 rows took 9% longer, with
- * multiply-adds for shifts 3%, with records asked for in L2 5%. Halves are thought to become free so close to each
- * other that widening them stands in line. The even tile's halves first: no change. Two warpgroups that load do not
- * compile: 512 threads have 128 registers, and wgmma of 256 columns wants 158. */
+ * A pair of FP8 tiles takes 6.6 us on an H200, one of BF16 4.8. A loading warp executes about 1,900 instructions for
+ * it. In a loop over the halves (600 each, not 480) 128 rows took 9% longer, with multiply-adds for shifts 3%, with
+ * records asked for in L2 5%; but with 390 a half, 6% longer as well. Halves are thought to become free so close to
+ * each other that widening them stands in line. The even tile's halves first, blocks that stay: no change. Two
+ * warpgroups that load do not compile: 512 threads have 128 registers, and wgmma of 256 columns wants 158.
+ * A row's queries are F32, 147 KB: the loading warpgroup asks for the next row's in L2 behind the last records of this
+ * one (4,096 rows took 5% to 6% longer without; in decode it made no difference). */
 #include "kernels/cuda/attention.cuh"
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/sm90/barrier.cuh"
