@@ -1,10 +1,10 @@
 """More questions by rule, made on the spare cores of the training machine from the text that training reads.
 
-    grow.py --data DATA --text FOLDER --out MORE [--per-article 8] [--processes 6]
+    grow.py --data DATA --text FOLDER --out MORE [--per-article 8] [--processes 6] [--words]
 
 Each chunk of token ids that appears in FOLDER (text-NNN.bin) is turned back into articles, and becomes one shard,
-MORE/shard-NNN.npz, with the arrays of DATA/reading: passages, questions, candidates, quotations, and with the numbers
-of their words (prior.py). A third of the questions lose more of their words than the others. For a fifth, source
+MORE/shard-NNN.npz, with the arrays of DATA/reading: passages, questions, candidates, quotations, and with
+--words the numbers of their words (prior.py). A third of the questions lose more of their words than the others. For a fifth, source
 "without", the passage that the question was made from is not among the candidates: what answers it best then, or that
 nothing does, only a teacher's labels say (teacher.py). Ends when no chunk has come for a minute, and leaves
 MORE/grown.
@@ -43,7 +43,7 @@ def articles(vocabulary, ids):
 
 
 def make(job):
-    path, target, data, per_article, limit = job
+    path, target, data, per_article, limit, words = job
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     from tokenizers import Tokenizer
     import prepare_reading as preparation
@@ -90,7 +90,8 @@ def make(job):
                 break
     if writer.records:
         arrays = writer.arrays()
-        arrays.update(prior.Words(vocabulary).arrays(arrays.get))  # here, where there is time: not in the loaders
+        if words:  # here, where there is time: not in the loaders
+            arrays.update(prior.Words(vocabulary).arrays(arrays.get))
         part = os.path.join(os.path.dirname(target), "new-" + os.path.basename(target))
         np.savez(part, sources=np.array(preparation.SOURCES), **arrays)
         os.rename(part, target)
@@ -112,6 +113,7 @@ def main():
     parser.add_argument("--out", required=True)
     parser.add_argument("--per-article", type=int, default=8)
     parser.add_argument("--processes", type=int, default=max(1, min(8, (os.cpu_count() or 2) - 9)))
+    parser.add_argument("--words", action="store_true", help="for marks that are learnt with a prior")
     parser.add_argument("--articles", type=int, help="at most so many of a chunk (smoke runs)")
     parser.add_argument("--patience", type=float, default=60, help="seconds without a new chunk until it ends")
     args = parser.parse_args()
@@ -126,7 +128,8 @@ def main():
                 last = time.time()
                 target = os.path.join(args.out, "shard-%s.npz" % os.path.basename(path)[5:-4])
                 if not os.path.exists(target):
-                    running.append(pool.apply_async(make, ((path, target, args.data, args.per_article, args.articles),)))
+                    running.append(pool.apply_async(make, ((path, target, args.data, args.per_article, args.articles,
+                                                            args.words),)))
             for done in [job for job in running if job.ready()]:
                 running.remove(done)
                 try:

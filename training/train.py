@@ -48,7 +48,8 @@ class Helpers:
         here = os.path.dirname(os.path.abspath(__file__))
         self.more, self.at, self.running = os.path.join(args.out, "more"), 0, []
         os.makedirs(self.more, exist_ok=True)
-        for name, options in (("grow", ["--text", text, "--out", self.more, *shlex.split(args.grow)]),
+        for name, options in (("grow", ["--text", text, "--out", self.more, *["--words"] * args.prior,
+                                        *shlex.split(args.grow)]),
                               ("teacher", ["run", "--more", self.more, *shlex.split(args.teacher)])):
             if self.alive(name):  # training died and was started again; its helpers lived on
                 continue

@@ -35,7 +35,7 @@
  * each other that widening them stands in line. The even tile's halves first, blocks that stay: no change. Two
  * warpgroups that load do not compile: 512 threads have 128 registers, and wgmma of 256 columns wants 158.
  * A row's queries are F32, 147 KB: the loading warpgroup asks for the next row's in L2 behind the last records of this
- * one (4,096 rows took 5% to 6% longer without; in decode it made no difference). */
+ * one (4,096 rows took 5% to 7% longer without; in decode it made no difference). */
 #include "kernels/cuda/attention.cuh"
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/sm90/barrier.cuh"

@@ -22,8 +22,8 @@
  * Hopper keeps about 14 bits of the FP8 products inside a group (facts: DeepGEMM); the promotion every 128 of K is what
  * the reference does as well. A row's bits are those of any form.
  *
- * What an SM can read from L2 sets the pace: on an H200 tiles of 64 x 256, 128 x 128 and 128 x 256, that is 102, 128
- * and 171 operations a byte, reached 620, 777 and 939 TFLOPS: 6.0, 6.0 and 5.5 TB/s. */
+ * What SMs can read from L2 is thought to set the pace: on an H200 18432 x 7168 at 4096 rows took 1,376 us in tiles of
+ * 128 x 128 and 1,153 in 128 x 256, that is 128 and 171 operations a byte: 6.1 and 5.5 TB/s. */
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/plans.h"
 #include "kernels/cuda/product.cuh"

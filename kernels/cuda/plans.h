@@ -191,8 +191,8 @@ PLAN int few_steps_a_part(int64_t columns, int steps)
 /* --- Products of many rows: tiles of 128 x 128 or of 128 x 256 -------------------------------------------------------
  */
 
-/* Whether wide tiles end sooner: they take one and a half times as long, by what they read from L2. Where that comes
- * out even they lose: 1536 x 7168, 4096 rows, on an H200: 163 us for 145. No bit depends on it. */
+/* Whether wide tiles end sooner: they are reckoned at one and a half times as long, by what they read from L2. Where
+ * that comes out even they lose: 1536 x 7168, 4096 rows, on an H200: 163 us for 145. No bit depends on it. */
 PLAN int product_is_wide(int64_t row_tiles, int64_t N, int sm_count)
 {
     int64_t narrow = plan_divide_up(row_tiles * plan_divide_up(N, 128), sm_count);
