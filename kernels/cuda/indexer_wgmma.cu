@@ -1,16 +1,19 @@
 /* indexer_wgmma.cu: lightning indexer scores on Hopper's FP8 tensor cores, for keys of 128 values and up to 64 heads.
  *
  *   columns  a tile of queries is 128 (query, head) pairs: 128 / Heads queries, heads padded to 4, 8, 16, 32 or 64
- *            with zeros; a block holds two tiles, 32 KB, for all its keys
- *   keys     tiles of 128 (two pages) through three stages of cp.async, 16 KB each; a warpgroup takes 64 of them
+ *            with zeros; a block holds two or four tiles, 16 KB each, for all its keys
+ *   keys     tiles of 128 (two pages) through stages of cp.async, 16 KB each; a warpgroup takes 64 of them. Few rows:
+ *            two tiles, three stages. Many: four tiles, two stages, so that copying a stage, its fence and its barrier
+ *            serve twice the products (index_takes_four_tiles)
  *   wgmma    keys are M, (query, head) pairs are N: four m64n128k32 a tile; then relu, weight and sum in registers,
  *            two shuffles, one store a thread and pair of queries
  *   grid     (splits of the keys) x (groups of rows), folded into x; 256 threads = two warpgroups, two blocks an SM:
  *            while one waits for its tensor cores the other does relu and weights
- *   smem     Q 32 KB, K 3 x 16 KB, key scales 3 x 512 B, weights 1 KB: 84 KB
- * Per 128 keys and tile: 512 cycles of FP8 wgmma, 256 of relu and multiply-add, and about as many instructions again
- * for loads, sums over lanes and stores. A key's score depends on its own bytes
- * and its query alone. Rows of several sequences in one group are taken one sequence after another. */
+ *   smem     two tiles: Q 32 KB, K 48 KB, key scales 1.5 KB, weights 1 KB; four: 64, 32, 1 and 2 KB
+ * Per 64 keys and tile a warpgroup has 256 cycles of FP8 wgmma and, with 64 heads, 128 instructions of relu and
+ * multiply-add, so the others count: whatever does not change from tile to tile is found once a stage or once a
+ * block. A key's score depends on its own bytes and its query alone. Rows of several sequences in one group are taken
+ * one sequence after another. */
 #include "kernels/cuda/indexer.cuh"
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/plans.h"
@@ -21,18 +24,16 @@ enum {
     KEYS = INDEX_TILE_KEYS,
     COLUMNS = 128,
     DIM = 128,
-    TILES = 2, /* of queries, a block */
-    STAGES = 3,
     TILE_BYTES = COLUMNS * DIM,
     STAGE_BYTES = KEYS * DIM,
     PAGES = KEYS / CACHE_PAGE_TOKENS
 };
 
-struct shared_map {
-    uint8_t q[TILES][TILE_BYTES];
-    uint8_t k[STAGES][STAGE_BYTES];
-    float key_scale[STAGES][KEYS];
-    float weight[TILES][COLUMNS]; /* halves: see relu_twice(); of a quad's columns in pairs of groups: [group /
+template <int Tiles, int Stages> struct shared_map {
+    uint8_t q[Tiles][TILE_BYTES];
+    uint8_t k[Stages][STAGE_BYTES];
+    float key_scale[Stages][KEYS];
+    float weight[Tiles][COLUMNS]; /* halves: see relu_twice(); of a quad's columns in pairs of groups: [group /
                                      2][quad][group % 2][2] */
 };
 
@@ -48,37 +49,56 @@ static __device__ __forceinline__ int weight_place(int column)
     return ((group / 2 * 4 + column % 8 / 2) * 2 + group % 2) * 2 + column % 2;
 }
 
-/* Begins the copy of keys [key, key + 128) of the sequence whose pages these are: two pages; zeros where there is none.
- * A thread copies chunk tid % 8 of keys tid / 8 + 32 i: the swizzle, which goes by the key's last three bits, is the
- * same for all of them. */
-static __device__ __forceinline__ void fetch_keys(const struct index_view &v, struct shared_map *shared, int stage,
-                                                  const int32_t *table, int key, int pages)
+/* Where the pages of one stage lie; -1 where there is none. */
+struct stage_pages {
+    int32_t number[PAGES];
+};
+
+static __device__ __forceinline__ struct stage_pages find_pages(const int32_t *table, int key, int pages)
 {
-    const int step = THREADS / 8 * DIM; /* bytes from one of the thread's keys to the next */
-    uint8_t *place = shared->k[stage] + swizzled_128((int)threadIdx.x / 8, threadIdx.x % 8);
+    unsigned index = (unsigned)key / CACHE_PAGE_TOKENS;
+    struct stage_pages found;
+
+#pragma unroll
+    for (unsigned page = 0; page < PAGES; page++)
+        found.number[page] = index + page < (unsigned)pages ? table[index + page] : -1;
+    return found;
+}
+
+/* Begins the copy of a stage's keys: two pages; zeros where there is none. A thread copies chunk tid % 8 of keys tid /
+ * 8 + 32 i: the swizzle, which goes by the key's last three bits, is the same for all of them. */
+static __device__ __forceinline__ void fetch_keys(const struct index_view &v, uint8_t *k, float *key_scale,
+                                                  struct stage_pages pages)
+{
+    const int step = THREADS / 8 * DIM, scales = CACHE_PAGE_TOKENS / 4; /* chunks of a page's scales */
+    unsigned page_bytes = (unsigned)v.page_bytes;
+    uint8_t *place = k + swizzled_128((int)threadIdx.x / 8, threadIdx.x % 8);
 
 #pragma unroll
     for (int page = 0; page < PAGES; page++) {
-        int index = key / CACHE_PAGE_TOKENS + page;
-        int32_t number = index < pages ? table[index] : -1;
-        const uint8_t *source = v.pool + (number < 0 ? 0 : number) * v.page_bytes;
+        int32_t number = pages.number[page];
+        const uint8_t *source = v.pool + (uint64_t)(unsigned)(number < 0 ? 0 : number) * page_bytes + 16 * threadIdx.x;
 
 #pragma unroll
         for (int i = 0; i < CACHE_PAGE_TOKENS * DIM / step; i++)
-            cp_async_16(place + (page * CACHE_PAGE_TOKENS * DIM + i * step), source + 16 * threadIdx.x + i * step,
-                        number >= 0);
-        if ((int)threadIdx.x / (CACHE_PAGE_TOKENS / 4) == page)
-            cp_async_16(shared->key_scale[stage] + 4 * threadIdx.x,
-                        source + CACHE_PAGE_TOKENS * DIM + 16 * (threadIdx.x % (CACHE_PAGE_TOKENS / 4)), number >= 0);
+            cp_async_16(place + (page * CACHE_PAGE_TOKENS * DIM + i * step), source + i * step, number >= 0);
+    }
+    if (threadIdx.x < PAGES * scales) {
+        int32_t number = (int)threadIdx.x < scales ? pages.number[0] : pages.number[1];
+
+        cp_async_16(key_scale + 4 * threadIdx.x,
+                    v.pool + (uint64_t)(unsigned)(number < 0 ? 0 : number) * page_bytes + CACHE_PAGE_TOKENS * DIM +
+                        16 * (threadIdx.x % scales),
+                    number >= 0);
     }
 }
 
 /* Rows [first, first + count) as tiles of queries; columns of no row, or of a head past Hi, are zero. */
-template <int Heads>
-static __device__ __forceinline__ void fetch_queries(const struct index_view &v, struct shared_map *shared,
-                                                     int64_t first, int count)
+template <int Heads, int Tiles, int Stages>
+static __device__ __forceinline__ void fetch_queries(const struct index_view &v,
+                                                     struct shared_map<Tiles, Stages> *shared, int64_t first, int count)
 {
-    for (int at = threadIdx.x; at < TILES * COLUMNS * 8; at += THREADS) {
+    for (int at = threadIdx.x; at < Tiles * COLUMNS * 8; at += THREADS) {
         int column = at / 8, chunk = at % 8, query = column / Heads, head = column % Heads;
         bool valid = query < count && head < v.Hi;
         int64_t row = valid ? (first + query) * v.Hi + head : 0;
@@ -86,7 +106,7 @@ static __device__ __forceinline__ void fetch_queries(const struct index_view &v,
         cp_async_16(shared->q[column / COLUMNS] + swizzled_128(column % COLUMNS, chunk),
                     v.codes + row * DIM + 16 * chunk, valid);
     }
-    for (int column = threadIdx.x; column < TILES * COLUMNS; column += THREADS) {
+    for (int column = threadIdx.x; column < Tiles * COLUMNS; column += THREADS) {
         int query = column / Heads, head = column % Heads;
         float weight = 0.0f;
 
@@ -140,33 +160,41 @@ static __device__ __forceinline__ void add_groups(const float (&c)[64], int grou
     }
 }
 
-/* One tile's products to scores. `key` is the tile's first; `first` and `count` say which rows the queries are. */
+/* Where a thread's scores of one stage go, and what bounds them. */
+struct stage_scores {
+    int key;
+    bool whole; /* every row sees every key of the stage */
+    float scale;
+};
+
+/* One tile's products to scores. `weights` and `place` are the thread's own, of its first query of the tile; `left`
+ * rows are there from that one to the group's end, and `end` is where their visible counts end. `ready` are the weights
+ * of the first groups of its first two queries. */
 template <int Heads>
-static __device__ __forceinline__ void store_scores(const struct index_view &v, const struct shared_map *shared,
-                                                    const float (&c)[64], int tile, int stage, int key, int64_t first,
-                                                    int count)
+static __device__ __forceinline__ void store_scores(const struct index_view &v, const struct stage_scores &scores,
+                                                    const float (&c)[64], const struct four *weights, int left,
+                                                    const struct four (&ready)[2], const int32_t *end, float *place,
+                                                    int lane)
 {
     const int pairs = COLUMNS / Heads / 2, groups = Heads >= 8 ? Heads / 8 : 1;
-    int lane = threadIdx.x % WARP, quad = lane % 4, row = (int)threadIdx.x / WARP * 16 + lane / 4 + 8 * (quad % 2);
-    int s = key + row;
-    float scale = shared->key_scale[stage][row];
-    const struct four *weights = (const struct four *)shared->weight[tile] + quad;
 
 #pragma unroll
     for (int p = 0; p < pairs; p++) {
         float low[2] = {}, high[2] = {}, total;
-        int query = tile * (COLUMNS / Heads) + 2 * p + quad / 2;
 
         if (Heads >= 16) {
 #pragma unroll
             for (int g = 0; g < groups; g += 2) {
-                add_groups(c, 2 * p * groups + g, weights[(2 * p * groups + g) / 2 * 4], low);
-                add_groups(c, (2 * p + 1) * groups + g, weights[((2 * p + 1) * groups + g) / 2 * 4], high);
+                struct four w = p + g ? weights[(2 * p * groups + g) / 2 * 4] : ready[0];
+
+                add_groups(c, 2 * p * groups + g, w, low);
+                w = p + g ? weights[((2 * p + 1) * groups + g) / 2 * 4] : ready[1];
+                add_groups(c, (2 * p + 1) * groups + g, w, high);
             }
         } else {
             /* Eight heads: a group is a query. Four: a group is the pair, and lanes 0, 1 hold the first. */
             int group = Heads == 8 ? 2 * p : p;
-            struct four w = weights[group / 2 * 4];
+            struct four w = p ? weights[group / 2 * 4] : ready[0];
 
 #pragma unroll
             for (int i = 0; i < 2; i++) {
@@ -180,60 +208,91 @@ static __device__ __forceinline__ void store_scores(const struct index_view &v, 
                 }
             }
         }
-        total = quad_sum<Heads>(low, high, lane) * scale;
-        if (query < count && s < v.S)
-            v.score[(first + query) * v.score_stride + s] = s < v.visible[first + query] ? total : -INFINITY;
+        total = quad_sum<Heads>(low, high, lane) * scores.scale;
+        if (2 * p < left) {
+            if (scores.whole)
+                *place = total;
+            else if (scores.key < v.S)
+                *place = scores.key < end[2 * p - left] ? total : -INFINITY;
+        }
+        place += 2 * v.score_stride;
     }
 }
 
-template <int Heads>
+template <int Heads, int Tiles, int Stages>
 static __global__ void __launch_bounds__(THREADS, 2)
     scores_wgmma_kernel(struct index_view v, int64_t T, int splits, int keys_a_split)
 {
     after_previous();
-    const int rows = TILES * COLUMNS / Heads;
+    const int queries = COLUMNS / Heads, rows = Tiles * queries; /* a tile, a block */
     DYNAMIC_SHARED(uint8_t, memory);
-    struct shared_map *shared = (struct shared_map *)(memory + (1024 - ((uintptr_t)memory & 1023)) % 1024);
-    int begin = (int)(blockIdx.x % splits) * keys_a_split, half = threadIdx.x / 128;
-    int pages = ((int)v.S + CACHE_PAGE_TOKENS - 1) / CACHE_PAGE_TOKENS;
+    struct shared_map<Tiles, Stages> *shared =
+        (struct shared_map<Tiles, Stages> *)(memory + (1024 - ((uintptr_t)memory & 1023)) % 1024);
+    int begin = (int)(blockIdx.x % splits) * keys_a_split;
+    /* The same in all lanes, and the compiler is to know: descriptors then stay in uniform registers. */
+    int half = __shfl_sync(0xFFFFFFFFu, (int)threadIdx.x / 128, 0);
+    int lane = threadIdx.x % WARP, quad = lane % 4, row = (int)threadIdx.x / WARP * 16 + lane / 4 + 8 * (quad % 2);
     int64_t first = blockIdx.x / splits * (int64_t)rows, group_end = first + rows < T ? first + rows : T;
+    const uint64_t a_first = wgmma_descriptor(shared->k[0] + half * 64 * DIM);
+    const uint64_t b_first = wgmma_descriptor(shared->q[0]);
 
     while (first < group_end) {
-        int sequence = v.sequence[first], count = 1, most = v.visible[first];
+        int sequence = v.sequence[first], count = 1, most = v.visible[first], least = most;
         const int32_t *table = v.page_table + sequence * v.page_table_stride;
-        int end, tiles;
+        struct stage_pages ahead;
+        struct stage_scores scores;
+        int end, pages, stages, tiles, stage = 0, fill = Stages - 1;
+        float *out;
 
-        for (; first + count < group_end && v.sequence[first + count] == sequence; count++)
-            most = v.visible[first + count] > most ? v.visible[first + count] : most;
+        for (; first + count < group_end && v.sequence[first + count] == sequence; count++) {
+            int visible = v.visible[first + count];
+
+            most = visible > most ? visible : most;
+            least = visible < least ? visible : least;
+        }
         end = begin + keys_a_split; /* at most S + 8K: fits */
         /* Keys that no row sees are not read; their scores are written where the caller asks for all. */
         if (!v.fill && end > most)
             end = most;
         if (end > v.S)
             end = (int)v.S;
-        tiles = end > begin ? (end - begin + KEYS - 1) / KEYS : 0;
+        if (least > v.S)
+            least = (int)v.S;
+        pages = (end + CACHE_PAGE_TOKENS - 1) / CACHE_PAGE_TOKENS;
+        stages = end > begin ? (end - begin + KEYS - 1) / KEYS : 0;
+        tiles = (count + queries - 1) / queries;
         __syncthreads(); /* the last sequence's queries are no longer read */
-        if (tiles > 0)
+        if (stages > 0)
             fetch_queries<Heads>(v, shared, first, count);
-        for (int i = 0; i < STAGES - 1; i++) {
-            if (i < tiles)
-                fetch_keys(v, shared, i, table, begin + i * KEYS, pages);
+        for (int i = 0; i < Stages - 1; i++) {
+            if (i < stages)
+                fetch_keys(v, shared->k[i], shared->key_scale[i], find_pages(table, begin + i * KEYS, pages));
             cp_async_commit();
         }
-        for (int i = 0; i < tiles; i++) {
-            int stage = i % STAGES;
+        /* A stage's pages are looked up while the one before it is worked on. */
+        ahead = find_pages(table, begin + (Stages - 1) * KEYS, pages);
+        scores.key = begin + row;
+        out = v.score + (first + quad / 2) * v.score_stride + scores.key;
+        for (int i = 0; i < stages; i++) {
+            const struct four *weights = (const struct four *)shared->weight[0] + quad;
+            uint64_t a = a_first + (unsigned)stage * (STAGE_BYTES / 16), b = b_first;
+            float *place = out;
+            int left = count - quad / 2;
 
-            cp_async_wait<STAGES - 2>();
+            cp_async_wait<Stages - 2>();
             fence_proxy_async();
             __syncthreads(); /* stage i is there for all; the stage before it is no longer read */
-            if (i + STAGES - 1 < tiles)
-                fetch_keys(v, shared, (i + STAGES - 1) % STAGES, table, begin + (i + STAGES - 1) * KEYS, pages);
+            if (i + Stages - 1 < stages)
+                fetch_keys(v, shared->k[fill], shared->key_scale[fill], ahead);
             cp_async_commit();
-#pragma unroll 1
-            for (int tile = 0; tile < TILES && tile * (COLUMNS / Heads) < count; tile++) {
+            ahead = find_pages(table, begin + (i + Stages) * KEYS, pages);
+            scores.whole = begin + (i + 1) * KEYS <= least;
+            scores.scale = shared->key_scale[stage][row];
+#pragma unroll (Tiles / 2)
+            for (int tile = 0; tile < tiles; tile++) {
                 float c[64];
-                uint64_t a = wgmma_descriptor(shared->k[stage] + half * 64 * DIM);
-                uint64_t b = wgmma_descriptor(shared->q[tile]);
+                /* Read while the products run: the first sums do not wait for shared memory. */
+                const struct four ready[2] = {weights[0], weights[Heads >= 16 ? Heads / 16 * 4 : 0]};
 
                 wgmma_fence();
 #pragma unroll
@@ -241,28 +300,44 @@ static __global__ void __launch_bounds__(THREADS, 2)
                     wgmma_m64n128k32(c, a + 2 * k, b + 2 * k, k > 0);
                 wgmma_commit();
                 wgmma_wait_all(c);
-                store_scores<Heads>(v, shared, c, tile, stage, begin + i * KEYS, first, count);
+                store_scores<Heads>(v, scores, c, weights, left, ready, v.visible + first + count, place, lane);
+                left -= queries;
+                weights += COLUMNS / 4;
+                b += TILE_BYTES / 16;
+                place += queries * v.score_stride;
             }
+            scores.key += KEYS;
+            out += KEYS;
+            stage = stage + 1 < Stages ? stage + 1 : 0;
+            fill = fill + 1 < Stages ? fill + 1 : 0;
         }
         cp_async_wait_all();
         first += count;
     }
 }
 
-template <int Heads> static enum status launch(struct ops *ops, const struct index_view *v, int64_t T)
+template <int Heads, int Tiles, int Stages>
+static enum status launch_form(struct ops *ops, const struct index_view *v, int64_t T)
 {
-    const int smem = (int)sizeof(struct shared_map) + 1024, rows = TILES * COLUMNS / Heads;
+    const int smem = (int)sizeof(struct shared_map<Tiles, Stages>) + 1024, rows = Tiles * COLUMNS / Heads;
     int64_t groups = ceil_div(T, rows), keys = index_keys_a_block(groups, v->S, backend_of(ops)->sm_count);
     int64_t splits = ceil_div(v->S, keys);
 
-    if (groups * splits > INT32_MAX || v->S > INT32_MAX - 2 * INDEX_MOST_KEYS)
+    if (groups * splits > INT32_MAX || v->S > INT32_MAX - 2 * INDEX_MOST_KEYS || v->page_bytes > INT32_MAX)
         return STATUS_UNSUPPORTED;
-    CUDA_TRY(ops,
-             cudaFuncSetAttribute((scores_wgmma_kernel<Heads>), cudaFuncAttributeMaxDynamicSharedMemorySize, smem));
-    LAUNCH((scores_wgmma_kernel<Heads>), (unsigned)(groups * splits), THREADS, smem, backend_of(ops)->stream, *v, T,
-           (int)splits, (int)keys);
+    CUDA_TRY(ops, cudaFuncSetAttribute((scores_wgmma_kernel<Heads, Tiles, Stages>),
+                                       cudaFuncAttributeMaxDynamicSharedMemorySize, smem));
+    LAUNCH((scores_wgmma_kernel<Heads, Tiles, Stages>), (unsigned)(groups * splits), THREADS, smem,
+           backend_of(ops)->stream, *v, T, (int)splits, (int)keys);
     CUDA_LAUNCHED(ops);
     return STATUS_OK;
+}
+
+template <int Heads> static enum status launch(struct ops *ops, const struct index_view *v, int64_t T)
+{
+    if (index_takes_four_tiles(T, COLUMNS / Heads, v->S, backend_of(ops)->sm_count))
+        return launch_form<Heads, 4, 2>(ops, v, T);
+    return launch_form<Heads, 2, 3>(ops, v, T);
 }
 
 bool cuda_scores_take_wgmma(const struct cuda_backend *backend, const struct index_view *v)

@@ -66,7 +66,9 @@ enum {
     INDEX_TILE_KEYS = 128,
     INDEX_LEAST_KEYS = 512, /* so that loading its queries is the lesser part of a block's work */
     INDEX_MOST_KEYS = 8192, /* so that blocks end evenly where later rows see more */
-    INDEX_BLOCKS_AN_SM = 4
+    INDEX_BLOCKS_AN_SM = 4,
+    INDEX_FOUR_TILES_ROWS = 512, /* fewer rows are decode, as a rule: a sequence each, bound by copies of keys */
+    INDEX_FOUR_TILES_KEYS = 2048 /* a block, so that loading twice the queries stays the lesser part */
 };
 
 /* Keys each block of a group of rows takes, in whole tiles. */
@@ -79,6 +81,14 @@ PLAN int64_t index_keys_a_block(int64_t groups, int64_t S, int sm_count)
         splits = S / INDEX_MOST_KEYS;
     keys = plan_divide_up(tiles, splits) * INDEX_TILE_KEYS;
     return keys < INDEX_LEAST_KEYS ? (int64_t)INDEX_LEAST_KEYS : keys;
+}
+
+/* Whether a block holds four tiles of `queries` rows each instead of two: a stage of keys then serves twice as many
+ * products, and one fewer is under way. */
+PLAN int index_takes_four_tiles(int64_t T, int queries, int64_t S, int sm_count)
+{
+    return T >= INDEX_FOUR_TILES_ROWS &&
+           index_keys_a_block(plan_divide_up(T, 4 * queries), S, sm_count) >= INDEX_FOUR_TILES_KEYS;
 }
 
 /* --- Top-k: slices of a row ------------------------------------------------------------------------------------------

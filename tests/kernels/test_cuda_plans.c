@@ -86,6 +86,15 @@ TEST(indexer_blocks_cover_the_keys_in_whole_tiles)
     CHECK(plan_divide_up(131072, index_keys_a_block(1, 131072, 132)) >= 2 * 120);
 }
 
+TEST(indexer_takes_four_tiles_for_many_rows_of_many_keys)
+{
+    CHECK(index_takes_four_tiles(2048, 2, 131072, 132));
+    CHECK(index_takes_four_tiles(2048, 2, 8192, 132));
+    CHECK(!index_takes_four_tiles(64, 2, 131072, 132));
+    CHECK(!index_takes_four_tiles(2048, 32, 16384, 132)); /* 16 groups of rows: a block has but 512 keys */
+    CHECK(!index_takes_four_tiles(1, 2, 131072, 1));
+}
+
 TEST(topk_slices_are_worth_a_block_and_fill_the_device)
 {
     CHECK(topk_is_split(1, 131072, 132));
