@@ -95,6 +95,24 @@ struct tensor bench_normal(struct cuda_bench *bench, int dim_count, const int64_
     return tensor;
 }
 
+struct tensor bench_latent(struct cuda_bench *bench, int64_t T, int64_t H, int64_t Dv)
+{
+    static const struct cache_shape shape = {512, 64, 0, NUMERICS_FP8};
+    struct tensor tensor = tensor_3d(ops_latent_dtype(bench->ops, &shape), NULL, T, H, Dv);
+    size_t count = (size_t)tensor_count(&tensor), length = count < (1 << 22) ? count : (1 << 22) - 6;
+    uint16_t *pattern;
+
+    if (tensor.dtype == DTYPE_F32)
+        return NORMAL(bench, 1.0, T, H, Dv);
+    pattern = host_memory(length * sizeof *pattern);
+    tensor.data = bench_memory(bench, count * sizeof *pattern);
+    for (size_t i = 0; i < length; i++)
+        pattern[i] = bf16_from_f32(normal(bench));
+    upload_repeated(bench, tensor.data, count * sizeof *pattern, pattern, length * sizeof *pattern);
+    free(pattern);
+    return tensor;
+}
+
 struct ops_weight *bench_weight(struct cuda_bench *bench, enum dtype dtype, int64_t heads, int64_t N, int64_t K)
 {
     /* Filled once: a matrix of any size is its first bytes. Codes are uniform, their deviation about 130. */
@@ -303,9 +321,9 @@ static void bench_attention(struct cuda_bench *bench, int H, int B, int64_t T, i
     if (!bench_wants(bench, name))
         return;
     bench_cache_init(bench, &cache, &shape, B, tokens, T, 16384);
-    q = NORMAL(bench, 1.0, T, H, 512);
+    q = bench_latent(bench, T, H, 512);
     pe = NORMAL(bench, 1.0, T, H, 64);
-    out = NORMAL(bench, 0.0, T, H, 512);
+    out = bench_latent(bench, T, H, 512);
     if (!dense) {
         int32_t *chosen = host_memory((size_t)T * TOP_K * 4);
 
@@ -452,7 +470,7 @@ static enum status run_linear(struct ops *ops, void *context)
     return ops_linear(ops, context);
 }
 
-/* heads 0: 2-D; else a product per head, of columns that lie beside each other. */
+/* heads 0: 2-D; else a product per head, of columns that lie beside each other: its longer rows are attention's. */
 static void bench_linear(struct cuda_bench *bench, enum dtype dtype, int64_t T, int64_t heads, int64_t N, int64_t K)
 {
     struct ops_linear_args args = {0};
@@ -470,15 +488,17 @@ static void bench_linear(struct cuda_bench *bench, enum dtype dtype, int64_t T, 
     if (!bench_wants(bench, name))
         return;
     weight = bench_weight(bench, dtype, heads, N, K);
-    x = heads ? NORMAL(bench, 1.0, T, heads, K) : NORMAL(bench, 1.0, T, K);
-    y = heads ? NORMAL(bench, 0.0, T, heads, N) : NORMAL(bench, 0.0, T, N);
+    x = heads && K > N ? bench_latent(bench, T, heads, K) : heads ? NORMAL(bench, 1.0, T, heads, K)
+                                                                  : NORMAL(bench, 1.0, T, K);
+    y = heads && N > K ? bench_latent(bench, T, heads, N) : heads ? NORMAL(bench, 0.0, T, heads, N)
+                                                                  : NORMAL(bench, 0.0, T, N);
     args.x = &x;
     args.w = weight;
     args.y = &y;
     us = bench_time_us(bench, run_linear, &args);
-    /* Per head, rows and outputs in F32 are many times the weights. */
+    /* Per head, rows and outputs are many times the weights. */
     if (heads)
-        bytes += H * 4.0 * (double)(T * (N + K));
+        bytes += H * (double)(T * (N * (int64_t)dtype_bytes(y.dtype) + K * (int64_t)dtype_bytes(x.dtype)));
     bench_line(bench, name, us, 2.0 * H * (double)(T * N * K),
                dtype == DTYPE_F8E4M3 ? bench->limits.fp8_tflops
                : dtype == DTYPE_BF16 ? bench->limits.bf16_tflops
@@ -526,6 +546,8 @@ static void all_cases(struct cuda_bench *bench)
         bench_linear(bench, DTYPE_BF16, rows[r], 128, 512, 128);
         bench_linear(bench, DTYPE_BF16, rows[r], 128, 128, 512);
     }
+    bench_linear(bench, DTYPE_BF16, 16384, 128, 512, 128);
+    bench_linear(bench, DTYPE_BF16, 16384, 128, 128, 512);
     bench_linear(bench, DTYPE_F32, 16384, 0, 256, 7168); /* a chunk of prefill: one block takes all parts of K */
     bench_linear(bench, DTYPE_F32, 16384, 0, 64, 7168);  /* several, through memory */
 }

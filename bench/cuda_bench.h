@@ -23,6 +23,9 @@ void bench_release(struct cuda_bench *bench);
 struct tensor bench_normal(struct cuda_bench *bench, int dim_count, const int64_t *dims, double deviation);
 #define NORMAL(bench, deviation, ...) \
     bench_normal(bench, (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), (int64_t[]){__VA_ARGS__}, deviation)
+/* What passes to or from attention over caches of 512 + 64 in FP8, in the type that the backend asks for: normal
+ * deviates. */
+struct tensor bench_latent(struct cuda_bench *bench, int64_t T, int64_t H, int64_t Dv);
 /* FP8 with scales, BF16 or F32, of about unit gain; its device copy goes with bench_weight_free(). */
 struct ops_weight *bench_weight(struct cuda_bench *bench, enum dtype dtype, int64_t heads, int64_t N, int64_t K);
 

@@ -270,8 +270,8 @@ static void make_rows(struct layer *l)
     l->qr = NORMAL(b, 1.0, T, Q_RANK);
     l->q = NORMAL(b, 1.0, T, H, NOPE + ROPE);
     l->kv = NORMAL(b, 1.0, T, LATENT + ROPE);
-    l->q_latent = NORMAL(b, 1.0, T, H, LATENT);
-    l->o_latent = NORMAL(b, 1.0, T, H, LATENT);
+    l->q_latent = bench_latent(b, T, H, LATENT);
+    l->o_latent = bench_latent(b, T, H, LATENT);
     l->heads = NORMAL(b, 1.0, T, H, V_DIM);
     l->delta = NORMAL(b, 1.0, T, D);
     l->index_q_rows = NORMAL(b, 1.0, T, INDEX_HEADS, INDEX_DIM);

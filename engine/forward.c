@@ -99,6 +99,7 @@ static int64_t list_words(int length)
 
 static enum status take_all(struct forward *f, const struct model_config *c)
 {
+    int64_t latent_words = ((int64_t)c->heads * c->latent * (int64_t)dtype_bytes(f->latent) + 3) / 4;
     int64_t R = f->max_rows, ffn = max64(c->dense_inter, (int64_t)c->expert_inter * c->shared_experts);
     enum status s;
 
@@ -114,9 +115,9 @@ static enum status take_all(struct forward *f, const struct model_config *c)
     if (!s)
         s = take(f, R, c->latent + c->rope, &f->kv);
     if (!s)
-        s = take(f, R, (int64_t)c->heads * c->latent, &f->q_latent);
+        s = take(f, R, latent_words, &f->q_latent);
     if (!s)
-        s = take(f, R, (int64_t)c->heads * c->latent, &f->o_latent);
+        s = take(f, R, latent_words, &f->o_latent);
     if (!s)
         s = take(f, R, (int64_t)c->heads * c->value, &f->heads);
     if (!s)
@@ -168,9 +169,9 @@ static size_t first_rows(const struct forward *f, const struct model_config *c)
     return rows_needed(f->max_sweep_rows, 8, (c->window + CACHE_PAGE_TOKENS - 1) / CACHE_PAGE_TOKENS);
 }
 
-int64_t forward_bytes_of(const struct model_config *config, const struct forward_sizes *sizes)
+int64_t forward_bytes_of(const struct model_config *config, enum dtype latent, const struct forward_sizes *sizes)
 {
-    struct forward f = {0};
+    struct forward f = {.latent = latent};
 
     set_sizes(&f, sizes);
     if (take_all(&f, config))
@@ -190,6 +191,7 @@ enum status forward_create(const struct model *model, struct kv_cache *cache, co
         return error_set(err, STATUS_NO_MEMORY, "out of memory");
     f->model = model;
     f->cache = cache;
+    f->latent = model->latent;
     set_sizes(f, sizes);
     f->recordings = ops_is_host(model->ops) ? NULL : recordings_create(model->ops);
     s = take_all(f, c);
@@ -363,8 +365,8 @@ static void make_views(struct forward *f, struct pass *p, int64_t first, int64_t
     p->qr = tensor_2d(DTYPE_F32, f->qr, T, c->q_lora);
     p->q = tensor_3d(DTYPE_F32, f->q, T, c->heads, c->nope + c->rope);
     p->kv = tensor_2d(DTYPE_F32, f->kv, T, c->latent + c->rope);
-    p->q_latent = tensor_3d(DTYPE_F32, f->q_latent, T, c->heads, c->latent);
-    p->o_latent = tensor_3d(DTYPE_F32, f->o_latent, T, c->heads, c->latent);
+    p->q_latent = tensor_3d(f->latent, f->q_latent, T, c->heads, c->latent);
+    p->o_latent = tensor_3d(f->latent, f->o_latent, T, c->heads, c->latent);
     p->heads = tensor_3d(DTYPE_F32, f->heads, T, c->heads, c->value);
     p->index_q = tensor_3d(DTYPE_F32, f->index_q, T, c->index_heads, c->index_dim);
     p->index_k = tensor_2d(DTYPE_F32, f->index_k, T, c->index_dim);

@@ -9,11 +9,13 @@ enum { MAX_BUFFERS = 32, MAX_MARK_ROWS = 64 };
 struct forward {
     const struct model *model;
     struct kv_cache *cache;
+    enum dtype latent;
     int max_rows, max_sweep_rows, max_logit_rows;
     int64_t bytes;
     void *buffer[MAX_BUFFERS];
     int buffer_count;
-    float *hidden, *normed, *delta, *qr, *q, *kv, *q_latent, *o_latent, *heads;
+    float *hidden, *normed, *delta, *qr, *q, *kv, *heads;
+    void *q_latent, *o_latent; /* of type `latent` */
     float *index_q, *index_k, *index_w, *ffn_gate, *ffn_up, *router_logits, *expert_weights, *logits;
     int32_t *selected, *experts;
     int32_t *best, *host_best; /* [2, logit rows] columns, then log probabilities; NULL on the host and with MTP */

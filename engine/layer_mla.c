@@ -5,6 +5,7 @@
  *   q_latent[h] = q_nope[h] W_UK[h]      o_latent = attention(q_latent ‖ q_pe, cache)
  *   o[h] = o_latent[h] W_UV[h]ᵀ          delta = o_proj o
  *
+ * q_latent and o_latent are of the type that the backend asks for (ops_latent_dtype()).
  * One record serves all heads, so prefill and decode run the same code on the same caches.
  * Source: DeepSeek-V2 (arXiv 2405.04434) §2.1; DeepSeek-V3.2-Exp report. */
 #include "engine/model.h"

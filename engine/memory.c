@@ -109,7 +109,7 @@ enum status memory_check(struct engine *e, struct error *err)
                                      .reserve_bytes = device.total / RESERVE_DIVISOR};
     memory->cache_bytes = kv_cache_page_bytes_of(&e->config, e->model.numerics) *
                           ((e->kv_tokens + CACHE_PAGE_TOKENS - 1) / CACHE_PAGE_TOKENS);
-    memory->work_bytes = forward_bytes_of(&e->config, &e->sizes);
+    memory->work_bytes = forward_bytes_of(&e->config, e->model.latent, &e->sizes);
     describe_layers(&e->model, bytes, memory);
     least = least_for_layers(bytes, layers);
     free(bytes);

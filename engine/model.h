@@ -44,7 +44,8 @@ struct mtp_weights {
 struct model {
     struct model_config config;
     enum numerics numerics;
-    struct ops *ops; /* borrowed */
+    enum dtype latent; /* of what passes between absorption's products and attention; F32 if one layer's must be */
+    struct ops *ops;   /* borrowed */
     struct safetensors *files;
     struct layer_weights *layer;
     struct tensor embedding, rope_table, final_norm;
@@ -115,7 +116,8 @@ enum status forward_create(const struct model *model, struct kv_cache *cache, co
                            struct forward **forward, struct error *err) MUST_CHECK;
 void forward_destroy(struct forward *forward);
 int64_t forward_bytes(const struct forward *forward);
-int64_t forward_bytes_of(const struct model_config *config, const struct forward_sizes *sizes); /* before it is made */
+/* Before it is made; `latent`: the model's. */
+int64_t forward_bytes_of(const struct model_config *config, enum dtype latent, const struct forward_sizes *sizes);
 /* Has the backend take the scratch that the largest passes need, so that none runs out of memory. Weights need not be
  * loaded yet. */
 enum status forward_rehearse(struct forward *forward, struct error *err) MUST_CHECK;
@@ -160,7 +162,7 @@ struct pass {
     struct tensor hidden;              /* [T, D] the residual stream */
     struct tensor normed;              /* [T, D] the layer's input after its norm */
     struct tensor qr, q, kv;           /* [T, q_lora] [T, H, nope + rope] [T, Dv + Dr] */
-    struct tensor q_latent, o_latent;  /* [T, H, Dv] */
+    struct tensor q_latent, o_latent;  /* model->latent [T, H, Dv] */
     struct tensor heads;               /* [T, H, value] */
     struct tensor index_q, index_k, index_w; /* [T, Hi, Di] [T, Di] [T, Hi] */
     struct tensor selected;            /* [T, index_topk], of the last full layer */

@@ -224,6 +224,8 @@ static enum status load_kv_b(struct loader *l, struct layer_weights *layer)
     if (s)
         return s;
     f32 = w->dtype == DTYPE_F32 || (w->dtype == DTYPE_F8E4M3 && l->m->numerics == NUMERICS_PLAIN);
+    if (f32)
+        l->m->latent = DTYPE_F32;
     bytes = f32 ? sizeof(float) : sizeof(uint16_t);
     s = own_host(l, uk_data = malloc((size_t)(H * Dn * Dv) * bytes));
     if (!s)
@@ -501,6 +503,8 @@ enum status model_open(const char *model_dir, const struct model_config *config,
     enum status s;
 
     *model = (struct model){.config = *config, .numerics = plain ? NUMERICS_PLAIN : NUMERICS_FP8, .ops = ops};
+    model->latent = ops_latent_dtype(
+        ops, &(struct cache_shape){.Dv = config->latent, .Dr = config->rope, .numerics = model->numerics});
     s = safetensors_open(model_dir, &model->files, err);
     if (s)
         return s;

@@ -247,6 +247,12 @@ static void want(struct call *call, const char *name, const struct tensor *tenso
     want(call, name, tensor, dtype, (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), \
          (int64_t[]){__VA_ARGS__})
 
+/* The type that a tensor must have which may be BF16 as well as F32 if `allowed`. */
+static enum dtype f32_or_bf16(const struct tensor *tensor, bool allowed)
+{
+    return allowed && tensor && tensor->dtype == DTYPE_BF16 ? DTYPE_BF16 : DTYPE_F32;
+}
+
 /* Dimension `i` of a tensor that may be missing or of another rank: then ANY, and WANT will tell. */
 static int64_t dim(const struct tensor *tensor, int i)
 {
@@ -427,8 +433,10 @@ static bool linear_is_wrong(struct ops *ops, const struct ops_linear_args *args)
     if (!args->w) {
         wrong(&call, "w is NULL");
     } else if (args->w->H) {
-        WANT(&call, args, x, DTYPE_F32, ANY, args->w->H, args->w->K);
-        WANT(&call, args, y, DTYPE_F32, T, args->w->H, args->w->N);
+        bool bf16 = ops->backend->latent_dtype && args->w->dtype == DTYPE_BF16 && args->w->numerics == NUMERICS_FP8;
+
+        WANT(&call, args, x, f32_or_bf16(args->x, bf16), ANY, args->w->H, args->w->K);
+        WANT(&call, args, y, f32_or_bf16(args->y, bf16 && !args->accumulate), T, args->w->H, args->w->N);
     } else {
         WANT(&call, args, x, DTYPE_F32, ANY, args->w->K);
         WANT(&call, args, y, DTYPE_F32, T, args->w->N);
@@ -681,11 +689,13 @@ enum status ops_attention(struct ops *ops, const struct ops_attention_args *args
 {
     struct call call = {ops, "attention", false};
     int64_t T = dim(args->q_latent, 0), H = dim(args->q_latent, 1);
+    enum dtype latent;
 
     want_latent_pool(&call, &args->shape, args->pool);
-    WANT(&call, args, q_latent, DTYPE_F32, ANY, ANY, args->shape.Dv);
+    latent = f32_or_bf16(args->q_latent, !call.wrong && ops_latent_dtype(ops, &args->shape) == DTYPE_BF16);
+    WANT(&call, args, q_latent, latent, ANY, ANY, args->shape.Dv);
     WANT(&call, args, q_pe, DTYPE_F32, T, H, args->shape.Dr);
-    WANT(&call, args, out, DTYPE_F32, T, H, args->shape.Dv);
+    WANT(&call, args, out, latent, T, H, args->shape.Dv);
     if (args->lse)
         WANT(&call, args, lse, DTYPE_F32, T, H);
     if (args->selected)
@@ -696,6 +706,11 @@ enum status ops_attention(struct ops *ops, const struct ops_attention_args *args
     if (call.wrong)
         return STATUS_BUG;
     return T && H ? ops->backend->attention(ops, args) : STATUS_OK;
+}
+
+enum dtype ops_latent_dtype(struct ops *ops, const struct cache_shape *shape)
+{
+    return ops->backend->latent_dtype ? ops->backend->latent_dtype(ops, shape) : DTYPE_F32;
 }
 
 /* --- Mixture of experts ---------------------------------------------------------------------------- */

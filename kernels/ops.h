@@ -171,7 +171,10 @@ enum status ops_weight_pack(struct ops *ops, const struct ops_weight *weight, vo
 void ops_weight_adopt(struct ops *ops, struct ops_weight *weight, const void *packed);
 
 /* y = x wᵀ (+ y if accumulate). 2-D weight: x F32 [T, K], y F32 [T, N]. Per head: x F32 [T, H, K], y F32
- * [T, H, N]; row strides are free (columns of a wider tensor), the last stride is 1. */
+ * [T, H, N]; row strides are free (columns of a wider tensor), the last stride is 1.
+ * Per head, with BF16 weights of NUMERICS_FP8, a backend whose ops_latent_dtype() is BF16 for some shape takes x as
+ * BF16 as well (what rounding makes of F32), and y as BF16 where it is not added to: the F32 sum, rounded (nearest
+ * even). Rows of a BF16 x start on 16 bytes. */
 struct ops_linear_args {
     const struct tensor *x;
     const struct ops_weight *w;
@@ -340,17 +343,22 @@ enum status ops_indexer_topk(struct ops *ops, const struct ops_indexer_args *arg
  * ascending position, cut by position alone (kernels/README.md, "Tiers of attention"): dense and "everything
  * selected" agree bit for bit, however many rows come together. */
 struct ops_attention_args {
-    const struct tensor *q_latent; /* F32 [T, H, Dv] */
+    const struct tensor *q_latent; /* F32 [T, H, Dv], or BF16 where ops_latent_dtype() says so: rows on 16 bytes */
     const struct tensor *q_pe;     /* F32 [T, H, Dr] */
     const struct tensor *selected; /* I32 [T, k] or NULL */
     const struct ops_rows *rows;
     struct cache_shape shape;
     const struct tensor *pool;
     float scale;
-    struct tensor *out; /* F32 [T, H, Dv] */
+    struct tensor *out; /* [T, H, Dv], of q_latent's type and on 16 bytes as well */
     struct tensor *lse; /* F32 [T, H] or NULL */
 };
 enum status ops_attention(struct ops *ops, const struct ops_attention_args *args) MUST_CHECK;
+/* The type for what passes from one product to attention and from there to the next: BF16 where a backend rounds
+ * q_latent to BF16 for every call with caches of this shape, else F32. The products' weights must be BF16 too; their
+ * rounding of x, and attention's of q_latent, are then done by whoever writes instead of who reads, and no bit of what
+ * comes out behind the second product is another. */
+enum dtype ops_latent_dtype(struct ops *ops, const struct cache_shape *shape);
 
 /* --- Mixture of experts ----------------------------------------------------------------------------- */
 

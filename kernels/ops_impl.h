@@ -21,7 +21,7 @@
 extern "C" {
 #endif
 
-enum { OPS_BACKEND_ABI = 6 };
+enum { OPS_BACKEND_ABI = 7 };
 #define OPS_BACKEND_SYMBOL "dsa_ops_backend"
 
 struct ops {
@@ -74,6 +74,7 @@ struct ops_backend {
                         struct tensor *selected);
     enum status (*indexer_topk)(struct ops *ops, const struct ops_indexer_args *args, struct tensor *selected);
     enum status (*attention)(struct ops *ops, const struct ops_attention_args *args);
+    enum dtype (*latent_dtype)(struct ops *ops, const struct cache_shape *shape); /* NULL: F32 whatever the shape */
     enum status (*router)(struct ops *ops, const struct ops_router_args *args);
     enum status (*moe)(struct ops *ops, const struct ops_moe_args *args);
     enum status (*best)(struct ops *ops, const struct ops_best_args *args);

@@ -1,4 +1,4 @@
-/* attention.cuh: one call of attention as both kernels see it. */
+/* attention.cuh: one call of attention as its kernels see it. */
 #ifndef KERNELS_CUDA_ATTENTION_CUH
 #define KERNELS_CUDA_ATTENTION_CUH
 
@@ -7,7 +7,9 @@
 #include "kernels/cuda/plans.h"
 
 struct attention_view {
-    const float *q_latent, *q_pe;
+    bool bf16; /* q_latent and out, else F32 */
+    const void *q_latent;
+    const float *q_pe;
     int64_t q_row_stride, q_head_stride, pe_row_stride, pe_head_stride;
     const int32_t *selected; /* NULL: dense */
     int64_t selected_stride;
@@ -18,7 +20,8 @@ struct attention_view {
     int record_bytes, H, Dv, Dr, head_tiles;
     bool plain;
     float scale;
-    float *out, *lse;
+    void *out;
+    float *lse;
     int64_t out_row_stride, out_head_stride, lse_stride;
     /* Of the form for Hopper: records as BF16 [sequences, wide_rows, Dv + Dr], or NULL; parts of the keys, and their
      * results where there is more than one: [T, parts, H, Dv], and log2 of the sums [T, parts, H]. */
@@ -30,6 +33,7 @@ struct attention_view {
 
 /* The tensor-core form; STATUS_UNSUPPORTED, nothing launched, for widths and strides it has no path for. */
 enum status cuda_attention_mma(struct ops *ops, const struct attention_view *view, int64_t T);
+bool attention_mma_takes(const struct cuda_backend *backend, int Dv, int Dr, bool plain); /* of such widths */
 
 /* Decides about splitting and widening (attention_split.cu), then runs attention_stagger.cu over the records that were
  * widened or over the FP8 ones.
@@ -50,16 +54,6 @@ static __device__ __forceinline__ float exp2_fast(float x)
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
 #endif
-}
-
-static __device__ __forceinline__ uint32_t bf16_pair(float low, float high)
-{
-    float2 both = {low, high};
-    __nv_bfloat162 pair = __float22bfloat162_rn(both);
-    uint32_t bits;
-
-    memcpy(&bits, &pair, 4);
-    return bits;
 }
 
 #endif

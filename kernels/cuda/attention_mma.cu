@@ -7,6 +7,7 @@
  *   O += P V   warp w owns all 64 heads x Dv / 8 dims: 4 x Dv / 64 fragments, 128 registers a thread at Dv = 512
  *   smem       Q and K 64 x (D + 8) BF16 (rows 4 banks apart: ldmatrix without conflicts), P 64 x 72 BF16, raw
  *              64 records, maxima, rescale factors, sums, record addresses: 202 KB at 512 + 64
+ * Queries come as F32, rounded to BF16 here, or as BF16; the result leaves in the same type.
  * A running maximum starts at -1e30, so that no inf - inf arises; a row without records gives 0 and +inf.
  * P is rounded to BF16 for the sum, the normaliser adds the unrounded values. Bound by mma.sync, whose rate on
  * Hopper is about 0.6 of wgmma's. */
@@ -121,9 +122,11 @@ static __global__ void __launch_bounds__(THREADS, 1) attention_mma_kernel(struct
 
     for (int at = threadIdx.x; at < HEADS * L::D; at += THREADS) {
         int h = at / L::D, d = at % L::D;
+        int64_t place = t * v.q_row_stride + (h0 + h) * v.q_head_stride + d;
         float value = h0 + h >= v.H ? 0.0f
-                      : d < Dv      ? v.q_latent[t * v.q_row_stride + (h0 + h) * v.q_head_stride + d]
-                                    : v.q_pe[t * v.pe_row_stride + (h0 + h) * v.pe_head_stride + d - Dv];
+                      : d >= Dv     ? v.q_pe[t * v.pe_row_stride + (h0 + h) * v.pe_head_stride + d - Dv]
+                      : v.bf16      ? __bfloat162float(((const __nv_bfloat16 *)v.q_latent)[place])
+                                    : ((const float *)v.q_latent)[place];
 
         q[h * L::stride + d] = __float2bfloat16_rn(value);
     }
@@ -264,9 +267,13 @@ static __global__ void __launch_bounds__(THREADS, 1) attention_mma_kernel(struct
 #pragma unroll
                 for (int n = 0; n < n_tiles; n++) {
                     float2 pair = {out[m][n][2 * half] * factor, out[m][n][2 * half + 1] * factor};
+                    int64_t place = t * v.out_row_stride + (h0 + row) * v.out_head_stride + warp * (Dv / WARPS) +
+                                    8 * n + 2 * (lane % 4);
 
-                    *(float2 *)(v.out + t * v.out_row_stride + (h0 + row) * v.out_head_stride + warp * (Dv / WARPS) +
-                                8 * n + 2 * (lane % 4)) = pair;
+                    if (v.bf16)
+                        *(uint32_t *)((__nv_bfloat16 *)v.out + place) = bf16_pair(pair.x, pair.y);
+                    else
+                        *(float2 *)((float *)v.out + place) = pair;
                 }
             }
         }
@@ -277,7 +284,7 @@ template <int Dv, int Dr> static enum status launch(struct ops *ops, struct atte
     const int smem = layout<Dv, Dr>::bytes;
 
     v.head_tiles = (int)ceil_div(v.H, HEADS);
-    if ((size_t)smem > backend_of(ops)->smem_per_block || T * v.head_tiles > INT32_MAX)
+    if (T * v.head_tiles > INT32_MAX)
         return STATUS_UNSUPPORTED;
     CUDA_TRY(ops,
              cudaFuncSetAttribute((attention_mma_kernel<Dv, Dr>), cudaFuncAttributeMaxDynamicSharedMemorySize, smem));
@@ -286,12 +293,17 @@ template <int Dv, int Dr> static enum status launch(struct ops *ops, struct atte
     return STATUS_OK;
 }
 
+bool attention_mma_takes(const struct cuda_backend *backend, int Dv, int Dr, bool plain)
+{
+    return backend->mma && !plain && Dv == 512 && Dr == 64 &&
+           (size_t)layout<512, 64>::bytes <= backend->smem_per_block;
+}
+
 enum status cuda_attention_mma(struct ops *ops, const struct attention_view *v, int64_t T)
 {
-    /* Pairs of F32 are stored at once; other strides take the generic kernel. */
-    if (!backend_of(ops)->mma || v->plain || v->out_row_stride % 2 || v->out_head_stride % 2 || (uintptr_t)v->out % 8)
+    /* Pairs are stored at once; other strides take the generic kernel. */
+    if (!attention_mma_takes(backend_of(ops), v->Dv, v->Dr, v->plain) || v->out_row_stride % 2 ||
+        v->out_head_stride % 2 || (uintptr_t)v->out % 8)
         return STATUS_UNSUPPORTED;
-    if (v->Dv == 512 && v->Dr == 64)
-        return launch<512, 64>(ops, *v, T);
-    return STATUS_UNSUPPORTED;
+    return launch<512, 64>(ops, *v, T);
 }

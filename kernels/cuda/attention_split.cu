@@ -60,7 +60,7 @@ static __global__ void __launch_bounds__(COMBINE_THREADS) combine_kernel(struct 
     int length = attention_part_length(count), parts = (count + length - 1) / length;
     float top = -INFINITY, total = 0.0f, sum[4] = {}, factor;
     const float *lse = v.part_lse + t * v.parts * v.H + h;
-    float *out = v.out + t * v.out_row_stride + h * v.out_head_stride + 4 * threadIdx.x;
+    int64_t place = t * v.out_row_stride + h * v.out_head_stride + 4 * threadIdx.x;
 
     if (parts <= 1)
         return;
@@ -91,8 +91,14 @@ static __global__ void __launch_bounds__(COMBINE_THREADS) combine_kernel(struct 
         }
     }
     factor = total > 0.0f ? 1.0f / total : 0.0f;
-    *(float2 *)out = {sum[0] * factor, sum[1] * factor};
-    *(float2 *)(out + 2) = {sum[2] * factor, sum[3] * factor};
+    for (int i = 0; i < 4; i++)
+        sum[i] *= factor;
+    if (v.bf16) {
+        *(uint2 *)((__nv_bfloat16 *)v.out + place) = {bf16_pair(sum[0], sum[1]), bf16_pair(sum[2], sum[3])};
+    } else {
+        *(float2 *)((float *)v.out + place) = {sum[0], sum[1]};
+        *(float2 *)((float *)v.out + place + 2) = {sum[2], sum[3]};
+    }
     if (v.lse && threadIdx.x == 0)
         v.lse[t * v.lse_stride + h] = total > 0.0f ? (top + log2f(total)) * 0.693147180559945309f : INFINITY;
 }
@@ -101,9 +107,12 @@ static __global__ void __launch_bounds__(COMBINE_THREADS) combine_kernel(struct 
 
 static bool takes_wgmma(const struct cuda_backend *backend, const struct attention_view *v)
 {
+    int q_unit = v->bf16 ? 8 : 4, out_unit = v->bf16 ? 8 : 2; /* elements */
+
     return backend->wgmma && !v->plain && v->Dv == LATENT && v->Dr == ROPE && (uintptr_t)v->pool % 16 == 0 &&
-           !(v->out_row_stride % 2 || v->out_head_stride % 2 || (uintptr_t)v->out % 8) &&
-           !(v->q_row_stride % 4 || v->q_head_stride % 4 || (uintptr_t)v->q_latent % 16) && v->scale > 0.0f &&
+           !(v->out_row_stride % out_unit || v->out_head_stride % out_unit) &&
+           (uintptr_t)v->out % (v->bf16 ? 16 : 8) == 0 &&
+           !(v->q_row_stride % q_unit || v->q_head_stride % q_unit || (uintptr_t)v->q_latent % 16) && v->scale > 0.0f &&
            !(v->pe_row_stride % 2 || v->pe_head_stride % 2 || (uintptr_t)v->q_pe % 8);
 }
 

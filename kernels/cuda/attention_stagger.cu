@@ -34,8 +34,9 @@
  * records asked for in L2 5%; but with 390 a half, 6% longer as well. Halves are thought to become free so close to
  * each other that widening them stands in line. The even tile's halves first, blocks that stay: no change. Two
  * warpgroups that load do not compile: 512 threads have 128 registers, and wgmma of 256 columns wants 158.
- * A row's queries are F32, 147 KB: the loading warpgroup asks for the next row's in L2 behind the last records of this
- * one (4,096 rows took 5% to 7% longer without; in decode it made no difference). */
+ * Queries come as F32 and are rounded to BF16 here, or come as BF16 and go by cp.async; the result leaves in the same
+ * type, BF16 in 64 bytes a row at a time. The loading warpgroup asks for the next row's queries in L2 behind the last
+ * records of this one (F32, 147 KB a row: 4,096 rows took 5% to 7% longer without; in decode no difference). */
 #include "kernels/cuda/attention.cuh"
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/sm90/barrier.cuh"
@@ -326,22 +327,28 @@ static __device__ __forceinline__ void load_item(const struct attention_view &v,
 /* Asks for an item's queries in L2, while the last pair of the item before is multiplied. */
 static __device__ __forceinline__ void expect_queries(const struct attention_view &v, const struct item &item)
 {
-    enum { LINE = 128 / sizeof(float), LINES = LATENT / LINE };
+    int bytes = v.bf16 ? 2 : 4, lines = LATENT * bytes / 128; /* a power of two */
 
-    for (int at = threadIdx.x % GROUP; at < HEADS * LINES; at += GROUP)
-        if (item.h0 + at / LINES < v.H)
-            prefetch_into_l2(v.q_latent + item.t * v.q_row_stride + (item.h0 + at / LINES) * v.q_head_stride +
-                             at % LINES * LINE);
+    for (int at = threadIdx.x % GROUP; at < HEADS * lines; at += GROUP) {
+        int head = item.h0 + at / lines;
+
+        if (head < v.H)
+            prefetch_into_l2((const uint8_t *)v.q_latent + (item.t * v.q_row_stride + head * v.q_head_stride) * bytes +
+                             at % lines * 128);
+    }
 }
 
 /* --- Multiplying ------------------------------------------------------------------------------------------------- */
 
-/* The queries as BF16 columns, zeros past H; by both warpgroups that multiply: 2 heads of latents a step, then the
- * rotary parts. Values come in bunches, so that few waits for memory follow each other. */
-static __device__ __forceinline__ void load_queries(const struct attention_view &v, struct shared_map *shared,
-                                                    const struct item &item)
+enum { WORKERS = 2 * GROUP };
+
+/* Latents of the queries as BF16 columns, zeros past H, from F32: by both warpgroups that multiply, 4 heads a step.
+ * Values come in bunches, so that few waits for memory follow each other. */
+static __device__ __forceinline__ void round_queries(const struct attention_view &v, struct shared_map *shared,
+                                                     const struct item &item)
 {
-    enum { BUNCH = 8, WORKERS = 2 * GROUP };
+    enum { BUNCH = 8 };
+    const float *q = (const float *)v.q_latent + item.t * v.q_row_stride;
 
 #pragma unroll 1
     for (int base = 0; base < HEADS * (LATENT / 8); base += BUNCH * WORKERS) {
@@ -350,8 +357,7 @@ static __device__ __forceinline__ void load_queries(const struct attention_view 
 #pragma unroll
         for (int i = 0; i < BUNCH; i++) {
             int at = base + i * WORKERS + threadIdx.x, head = item.h0 + at / (LATENT / 8);
-            const float4 *from =
-                (const float4 *)(v.q_latent + item.t * v.q_row_stride + head * v.q_head_stride + at % (LATENT / 8) * 8);
+            const float4 *from = (const float4 *)(q + head * v.q_head_stride + at % (LATENT / 8) * 8);
 
             low[i] = high[i] = {};
             if (head < v.H) {
@@ -368,6 +374,30 @@ static __device__ __forceinline__ void load_queries(const struct attention_view 
             *(uint4 *)(shared->q[chunk / 8] + swizzled_128(head, chunk % 8)) = wide;
         }
     }
+}
+
+/* The same from BF16: copies begin. */
+static __device__ __forceinline__ void copy_queries(const struct attention_view &v, struct shared_map *shared,
+                                                    const struct item &item)
+{
+    const __nv_bfloat16 *q = (const __nv_bfloat16 *)v.q_latent + item.t * v.q_row_stride;
+
+#pragma unroll
+    for (int at = threadIdx.x; at < HEADS * (LATENT / 8); at += WORKERS) {
+        int head = at / (LATENT / 8), chunk = at % (LATENT / 8);
+
+        cp_async_16(shared->q[chunk / 8] + swizzled_128(head, chunk % 8),
+                    q + (item.h0 + head) * v.q_head_stride + 8 * chunk, item.h0 + head < v.H);
+    }
+}
+
+static __device__ __forceinline__ void load_queries(const struct attention_view &v, struct shared_map *shared,
+                                                    const struct item &item)
+{
+    if (v.bf16)
+        copy_queries(v, shared, item);
+    else
+        round_queries(v, shared, item);
 #pragma unroll
     for (int at = threadIdx.x; at < HEADS * (ROPE / 8); at += WORKERS) {
         int head = at / (ROPE / 8), chunk = at % (ROPE / 8);
@@ -382,6 +412,7 @@ static __device__ __forceinline__ void load_queries(const struct attention_view 
         }
         *(uint4 *)(shared->q[ROTARY] + swizzled_128(head, chunk)) = wide;
     }
+    cp_async_wait_all();
 }
 
 static __device__ __forceinline__ void multiply_column(float (&s)[32], const struct shared_map *shared, int tile,
@@ -633,6 +664,34 @@ static __device__ __forceinline__ void multiply_odd(float scale, struct shared_m
     }
 }
 
+/* A thread's 64 values of one row, 32 pairs of columns, as BF16: `out` is the row's place for lane % 4. All lanes come
+ * here; rows that are none are not stored. */
+static __device__ __forceinline__ void store_bf16(__nv_bfloat16 *out, const float (&o)[128], int i, float factor,
+                                                  bool inside)
+{
+#pragma unroll
+    for (int j = 0; j < 32; j += 4) {
+        uint32_t word[4];
+
+#pragma unroll
+        for (int k = 0; k < 4; k++)
+            word[k] = bf16_pair(o[4 * (j + k) + 2 * i] * factor, o[4 * (j + k) + 2 * i + 1] * factor);
+        transpose_quad(word);
+        if (inside)
+            *(uint4 *)(out + 8 * j) = {word[0], word[1], word[2], word[3]};
+    }
+}
+
+static __device__ __forceinline__ void store_f32(float *out, const float (&o)[128], int i, float factor)
+{
+#pragma unroll
+    for (int j = 0; j < 32; j++) {
+        float2 pair = {o[4 * j + 2 * i] * factor, o[4 * j + 2 * i + 1] * factor};
+
+        *(float2 *)(out + 8 * j) = pair;
+    }
+}
+
 /* The sums of both warpgroups, then the result or the part's. */
 static __device__ __forceinline__ void store(const struct attention_view &v, struct shared_map *shared,
                                              const struct item &item, const float (&o)[128],
@@ -655,12 +714,10 @@ static __device__ __forceinline__ void store(const struct attention_view &v, str
         int head = item.h0 + row + 8 * i;
         float total = shared->sums[0][row + 8 * i] + shared->sums[1][row + 8 * i];
         float factor = total > 0.0f ? 1.0f / total : 0.0f;
-        float *out = item.whole ? v.out + item.t * v.out_row_stride + head * v.out_head_stride
-                                : v.part_out + ((item.t * v.parts + item.part) * v.H + head) * LATENT;
+        int64_t place = item.t * v.out_row_stride + head * v.out_head_stride + 256 * w;
+        bool inside = head < v.H;
 
-        if (head >= v.H)
-            continue;
-        if (w == 0 && lane % 4 == 0) {
+        if (inside && w == 0 && lane % 4 == 0) {
             float log2_sum = state.top[i] + log2f(total);
 
             if (!item.whole)
@@ -668,13 +725,13 @@ static __device__ __forceinline__ void store(const struct attention_view &v, str
             else if (v.lse)
                 v.lse[item.t * v.lse_stride + head] = total > 0.0f ? log2_sum * 0.693147180559945309f : INFINITY;
         }
-        out += 256 * w + 2 * (lane % 4);
-#pragma unroll
-        for (int j = 0; j < 32; j++) {
-            float2 pair = {o[4 * j + 2 * i] * factor, o[4 * j + 2 * i + 1] * factor};
-
-            *(float2 *)(out + 8 * j) = pair;
-        }
+        if (item.whole && v.bf16)
+            store_bf16((__nv_bfloat16 *)v.out + place + 8 * (lane % 4), o, i, factor, inside);
+        else if (inside)
+            store_f32((item.whole ? (float *)v.out + place
+                                  : v.part_out + ((item.t * v.parts + item.part) * v.H + head) * LATENT + 256 * w) +
+                          2 * (lane % 4),
+                      o, i, factor);
     }
 }
 

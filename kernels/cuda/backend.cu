@@ -360,6 +360,7 @@ extern "C" __attribute__((visibility("default"))) const struct ops_backend dsa_o
     cuda_topk,
     cuda_indexer_topk,
     cuda_attention,
+    cuda_latent_dtype,
     cuda_router,
     cuda_moe,
     cuda_best,

@@ -229,6 +229,17 @@ static __device__ __forceinline__ float2 e4m3_pair_to_float(uint16_t pair)
     return __half22float2(*(const __half2 *)&half);
 }
 
+/* Two values as BF16, nearest even, the first in the lower half. */
+static __device__ __forceinline__ uint32_t bf16_pair(float low, float high)
+{
+    float2 both = {low, high};
+    __nv_bfloat162 pair = __float22bfloat162_rn(both);
+    uint32_t bits;
+
+    memcpy(&bits, &pair, 4);
+    return bits;
+}
+
 static __device__ __forceinline__ float bf16_round(float value)
 {
     return __bfloat162float(__float2bfloat16_rn(value));

@@ -22,6 +22,7 @@ enum status cuda_topk(struct ops *ops, const struct tensor *score, const struct 
                       struct tensor *selected);
 enum status cuda_indexer_topk(struct ops *ops, const struct ops_indexer_args *args, struct tensor *selected);
 enum status cuda_attention(struct ops *ops, const struct ops_attention_args *args);
+enum dtype cuda_latent_dtype(struct ops *ops, const struct cache_shape *shape);
 enum status cuda_router(struct ops *ops, const struct ops_router_args *args);
 enum status cuda_moe(struct ops *ops, const struct ops_moe_args *args);
 enum status cuda_best(struct ops *ops, const struct ops_best_args *args);

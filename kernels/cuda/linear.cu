@@ -3,7 +3,8 @@
  * FP8 weights:  x is quantised to e4m3 (one ue8m0 scale per row and 128 of K). On Hopper linear_wgmma.cu takes
  *               the product. Elsewhere, e4m3 values being exact in BF16, it runs on BF16 tensor cores with F32
  *               sums, and every 128 of K the partial sum is scaled by sa * sw and added: the V3.2 rule.
- * BF16 weights: x is rounded to BF16, one sum over all of K. Per head linear_heads.cu does both at once.
+ * BF16 weights: x is rounded to BF16, one sum over all of K. Per head x may come as BF16, and y may leave so;
+ *               linear_heads.cu rounds and multiplies at once.
  * F32 weights and NUMERICS_PLAIN: F32 multiply-adds on (dequantised) weights. linear_f32.cu takes F32 weights whose
  *               rows start on 16 bytes.
  *
@@ -177,11 +178,8 @@ template <bool Fp8> static __global__ void __launch_bounds__(MMA_THREADS) produc
                 int64_t n = n0 + warp_n + 8 * j + 2 * (lane % 4) + c % 2;
                 float value = Fp8 ? sum[i][j][c] : part[i][j][c];
 
-                if (rows[row] >= 0 && n < p.N) {
-                    float *out = p.y + (tile_row + row) * p.y_row_stride + head * p.y_head_stride + n;
-
-                    *out = p.accumulate ? *out + value : value;
-                }
+                if (rows[row] >= 0 && n < p.N)
+                    product_put<!Fp8>(p, (tile_row + row) * p.y_row_stride + head * p.y_head_stride + n, value);
             }
 }
 
@@ -295,20 +293,14 @@ static struct product product_of(const struct operand *operand, const struct cud
     return p;
 }
 
-enum status cuda_product(struct ops *ops, const struct operand *operand, const struct cuda_weight *weight, int64_t T,
-                         const struct grouping *grouping, float *y, int64_t y_row_stride, int64_t y_head_stride,
-                         bool accumulate)
+static enum status multiply(struct ops *ops, const struct product &p, const struct cuda_weight *weight)
 {
-    struct product p = product_of(operand, weight, T, y, y_row_stride, y_head_stride, accumulate);
-    unsigned row_tiles = grouping ? (unsigned)grouping->tile_count : ceil_div(T, TILE_M);
+    const struct operand *operand = &p.x;
+    unsigned row_tiles = p.group.row_index ? (unsigned)p.group.tile_count : ceil_div(p.T, TILE_M);
     cudaStream_t stream = backend_of(ops)->stream;
 
     if (row_tiles == 0 || weight->N == 0)
         return STATUS_OK;
-    if (grouping) {
-        p.group = *grouping;
-        p.x.head_stride = 0;
-    }
     /* grid y holds 65,535 blocks: 4M rows at once; the engine's chunks are far smaller. */
     if (row_tiles > 65535 || weight->heads > 65535)
         return STATUS_UNSUPPORTED;
@@ -331,6 +323,19 @@ enum status cuda_product(struct ops *ops, const struct operand *operand, const s
     }
     CUDA_LAUNCHED(ops);
     return STATUS_OK;
+}
+
+enum status cuda_product(struct ops *ops, const struct operand *operand, const struct cuda_weight *weight, int64_t T,
+                         const struct grouping *grouping, float *y, int64_t y_row_stride, int64_t y_head_stride,
+                         bool accumulate)
+{
+    struct product p = product_of(operand, weight, T, y, y_row_stride, y_head_stride, accumulate);
+
+    if (grouping) {
+        p.group = *grouping;
+        p.x.head_stride = 0;
+    }
+    return multiply(ops, p, weight);
 }
 
 enum status cuda_product_inner(struct ops *ops, const struct operand *operand, const struct cuda_weight *gate,
@@ -532,13 +537,25 @@ enum status cuda_linear(struct ops *ops, const struct ops_linear_args *args)
                                   per_head ? y->strides[1] : 0, args->accumulate);
     enum status status;
 
+    if (x->dtype == DTYPE_BF16) {
+        if (x->strides[0] % 8 || head_stride % 8 || (uintptr_t)x->data % 16)
+            return STATUS_UNSUPPORTED;
+        p.x.plain = NULL;
+        p.x.values = (const __nv_bfloat16 *)x->data;
+    }
+    if (y->dtype == DTYPE_BF16) {
+        p.y = NULL;
+        p.y_bf16 = (__nv_bfloat16 *)y->data;
+    }
     if (product_takes_heads(backend_of(ops), w, &p))
         return cuda_product_heads(ops, &p);
-    status = cuda_operand(ops, w, (const float *)x->data, x->strides[0], head_stride, (int)w->heads, x->dims[0],
-                          (int)w->K, SCRATCH_A, SCRATCH_B, &operand);
-    if (status)
-        return status;
-    return cuda_product(ops, &operand, w, x->dims[0], NULL, p.y, p.y_row_stride, p.y_head_stride, args->accumulate);
+    if (!p.x.values) {
+        status = cuda_operand(ops, w, (const float *)x->data, x->strides[0], head_stride, (int)w->heads, x->dims[0],
+                              (int)w->K, SCRATCH_A, SCRATCH_B, &p.x);
+        if (status)
+            return status;
+    }
+    return multiply(ops, p, w);
 }
 
 enum status cuda_linears(struct ops *ops, const struct ops_linear_args *args, int count)

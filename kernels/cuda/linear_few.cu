@@ -1,7 +1,7 @@
 /* linear_few.cu: products of at most 64 rows (decode), or of experts that have as few, on Hopper.
  *
  *   FP8:   y[m, n] = sum_g (sum_{k in g} a8[m, k] w8[n, k]) sa[m, g] sw[n / 128, g],  g = 128 of K
- *   BF16:  y[m, n] = sum_k a[m, k] w[n, k], one F32 sum
+ *   BF16:  y[m, n] = sum_k a[m, k] w[n, k], one F32 sum, per head also rounded to BF16
  *
  * Such a product is the reading of its weights, so these take the side of the products that fills: 64 rows of w are
  * M, the rows of x are N = 8, 16, 32 or 64.
@@ -186,9 +186,7 @@ static __device__ __forceinline__ void multiply(const struct product &p, unsigne
         if (rows[row] >= 0 && n < p.N && parts) {
             parts[(number * p.T + row) * p.N + n] = sum[i];
         } else if (rows[row] >= 0 && n < p.N) {
-            float *out = p.y + (first + row) * p.y_row_stride + head * p.y_head_stride + n;
-
-            *out = p.accumulate ? *out + sum[i] : sum[i];
+            product_put<!Fp8>(p, (first + row) * p.y_row_stride + head * p.y_head_stride + n, sum[i]);
         }
     }
 }

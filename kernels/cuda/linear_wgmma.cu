@@ -1,7 +1,7 @@
 /* linear_wgmma.cu: products on Hopper's warpgroup instructions, for more than a few rows.
  *
  *   FP8:   y[m, n] = sum_g (sum_{k in g} a8[m, k] w8[n, k]) sa[m, g] sw[n / 128, g],  g = 128 of K
- *   BF16:  y[m, n] = sum_k a[m, k] w[n, k], one F32 sum
+ *   BF16:  y[m, n] = sum_k a[m, k] w[n, k], one F32 sum, per head also rounded to BF16
  *
  *   grid   as many blocks as SMs; block b takes tiles b, b + blocks, … 384 threads: two warpgroups that multiply, MW x
  *          NW of them, each Waves times 64 rows by 128 columns; and one that loads: it is on with the next tile's
@@ -233,6 +233,7 @@ static __device__ __forceinline__ void multiply_bf16(struct block_map<MW, NW, 1>
 
 /* --- The kernel --------------------------------------------------------------------------------------------------- */
 
+template <bool Fp8>
 static __device__ __forceinline__ void store(const struct product &p, const struct tile_view &v, int first_row,
                                              int first_column, const float (&sum)[64])
 {
@@ -241,7 +242,10 @@ static __device__ __forceinline__ void store(const struct product &p, const stru
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         int64_t row = v.row0 + first_row + lane / 4 + 8 * half, n0 = v.n0 + first_column + 2 * (lane % 4);
-        float *out = p.y + row * p.y_row_stride + v.head * p.y_head_stride + n0;
+        int64_t place = row * p.y_row_stride + v.head * p.y_head_stride + n0;
+        bool bf16 = !Fp8 && p.y_bf16;
+        bool pairs = bf16 ? (uintptr_t)(p.y_bf16 + place) % 4 == 0
+                          : !p.accumulate && (uintptr_t)(p.y + place) % 8 == 0;
 
         if (product_row(p, row) < 0)
             continue;
@@ -250,15 +254,17 @@ static __device__ __forceinline__ void store(const struct product &p, const stru
             int64_t n = n0 + 8 * j;
             float left = sum[4 * j + 2 * half], right = sum[4 * j + 2 * half + 1];
 
-            if (n + 1 < p.N && !p.accumulate && (uintptr_t)out % 8 == 0) {
+            if (n + 1 < p.N && pairs && bf16) {
+                *(uint32_t *)(p.y_bf16 + place + 8 * j) = bf16_pair(left, right);
+            } else if (n + 1 < p.N && pairs) {
                 float2 pair = {left, right};
 
-                *(float2 *)(out + 8 * j) = pair;
+                *(float2 *)(p.y + place + 8 * j) = pair;
             } else {
                 if (n < p.N)
-                    out[8 * j] = p.accumulate ? out[8 * j] + left : left;
+                    product_put<!Fp8>(p, place + 8 * j, left);
                 if (n + 1 < p.N)
-                    out[8 * j + 1] = p.accumulate ? out[8 * j + 1] + right : right;
+                    product_put<!Fp8>(p, place + 8 * j + 1, right);
             }
         }
     }
@@ -394,7 +400,7 @@ static __global__ void __launch_bounds__(THREADS, 1) product_wgmma(struct produc
 
                 store_inner(p, v, row, group_n, sum[wave], most);
             } else {
-                store(p, v, row, GROUP_COLUMNS * group_n, sum[wave]);
+                store<Fp8>(p, v, row, GROUP_COLUMNS * group_n, sum[wave]);
             }
         }
         if (Gated)

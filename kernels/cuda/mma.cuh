@@ -12,6 +12,28 @@
 
 #include "kernels/cuda/device.cuh"
 
+/* Words of four neighbouring lanes change places: w[i] of lane q becomes what w[q] of lane i was. So of a row that four
+ * lanes hold in pairs of columns (c above, of four n8 tiles, as BF16) each gets 16 neighbouring bytes. */
+static __device__ __forceinline__ void transpose_quad(uint32_t (&w)[4])
+{
+    bool odd = threadIdx.x & 1, upper = threadIdx.x & 2;
+
+#pragma unroll
+    for (int i = 0; i < 4; i += 2) {
+        uint32_t got = __shfl_xor_sync(0xFFFFFFFFu, odd ? w[i] : w[i + 1], 1);
+
+        w[i] = odd ? got : w[i];
+        w[i + 1] = odd ? w[i + 1] : got;
+    }
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        uint32_t got = __shfl_xor_sync(0xFFFFFFFFu, upper ? w[i] : w[i + 2], 2);
+
+        w[i] = upper ? got : w[i];
+        w[i + 2] = upper ? w[i + 2] : got;
+    }
+}
+
 #ifndef DSA_CUDA_EMULATED
 
 static __device__ __forceinline__ void mma_16x8x16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2])

@@ -12,6 +12,7 @@ struct product {
     int64_t N, K, T;
     struct grouping group; /* row_index NULL: not grouped */
     float *y;
+    __nv_bfloat16 *y_bf16; /* instead of y; not added to */
     int64_t y_row_stride, y_head_stride;
     int heads;
     bool accumulate;
@@ -52,6 +53,16 @@ static __device__ __forceinline__ int32_t product_row(const struct product &p, i
     return row < p.T ? (int32_t)row : -1;
 }
 
+/* Element `at` of y, which is F32 where products of such weights cannot have another. */
+template <bool MayBeBf16>
+static __device__ __forceinline__ void product_put(const struct product &p, int64_t at, float value)
+{
+    if (MayBeBf16 && p.y_bf16)
+        p.y_bf16[at] = __float2bfloat16_rn(value);
+    else
+        p.y[at] = p.accumulate ? p.y[at] + value : value;
+}
+
 /* Whether products with K columns run on wgmma: Hopper, rows of both sides that start on 16 bytes. */
 static inline bool product_takes_wgmma(const struct cuda_backend *backend, enum dtype dtype, enum numerics numerics,
                                        int64_t K)
@@ -68,8 +79,8 @@ enum status cuda_product_few(struct ops *ops, const struct product *product);
 /* Several FP8 ones, neither grouped nor per head, of the same rows: in one launch, and one for their sums. */
 enum status cuda_products_few(struct ops *ops, const struct product *products, int count);
 
-/* Of the BF16 ones, products per head of more rows, with x as it came (operand.plain): N and K of whole 128s and one of
- * them 128, a head's weight fits into shared memory, rows of x and y on 16 bytes, y is not added to. */
+/* Of the BF16 ones, products per head of more rows, 512 x 128 with x as it came (operand.plain) and y in BF16, or 128 x
+ * 512 with x in BF16 and y in F32 that is not added to; rows of both start on 16 bytes. */
 bool product_takes_heads(const struct cuda_backend *backend, const struct cuda_weight *weight,
                          const struct product *product);
 enum status cuda_product_heads(struct ops *ops, const struct product *product);

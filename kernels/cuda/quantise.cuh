@@ -38,10 +38,7 @@ static __device__ __forceinline__ uint32_t four_codes(float4 value, float invers
 
 static __device__ __forceinline__ uint2 four_bf16(float4 value)
 {
-    __nv_bfloat162 low = __float22bfloat162_rn(make_float2(value.x, value.y));
-    __nv_bfloat162 high = __float22bfloat162_rn(make_float2(value.z, value.w));
-
-    return make_uint2(*(const uint32_t *)&low, *(const uint32_t *)&high);
+    return make_uint2(bf16_pair(value.x, value.y), bf16_pair(value.z, value.w));
 }
 
 #endif

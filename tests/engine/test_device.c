@@ -431,8 +431,9 @@ DEVICE_TEST(device_published_head_shapes_against_ref)
     struct random_model m = random_model_default(RANDOM_V32, RANDOM_FP8);
     size_t count = is_hardware(device) ? 150 : 20;
     struct engine *engine;
+    struct error err = {0};
     int32_t *tokens;
-    float *want, *got;
+    float *want, *got, *wide;
     double error;
 
     m.hidden = 256;
@@ -452,7 +453,19 @@ DEVICE_TEST(device_published_head_shapes_against_ref)
     want = logits_of(engine, tokens, count);
     engine_close(engine);
     engine = open_engine(device, 136, false);
+    CHECK_EQ_STR(dtype_name(engine->model.latent), "bf16");
+    CHECK_EQ_INT(forward_bytes(engine->forward),
+                 forward_bytes_of(&engine->model.config, DTYPE_BF16, &engine->sizes));
     got = logits_of(engine, tokens, count);
+
+    /* F32 between the products and attention: the same bits. */
+    forward_destroy(engine->forward);
+    engine->forward = NULL;
+    engine->model.latent = DTYPE_F32;
+    CHECK_OK(forward_create(&engine->model, engine->cache, &engine->sizes, &engine->forward, &err), &err);
+    wide = logits_of(engine, tokens, count);
+    CHECK(memcmp(wide, got, count * (size_t)m.vocab * sizeof *got) == 0);
+    free(wide);
     engine_close(engine);
     error = median_error(got, want, count, (size_t)m.vocab);
     printf("# %s: median relative error of the logits %.2g\n", device, error);

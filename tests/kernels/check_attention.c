@@ -3,9 +3,10 @@
  * FP8 caches: FlashMLA's tolerances for the direction and for lse (1 - cosine 5e-6; absolute 1e-6, relative
  * 8.01/65536), with queries that are BF16 values as its tests have them. Single values: 4e-3 + 2.01/128 of ref: p
  * is rounded to BF16, by 2^-9 of itself, times latents of deviation 1. PLAIN: 4e-6 + 1e-5 of ref. Unused records
- * are NaN. */
+ * are NaN. Where a backend wants BF16 latents it gets them as well: the same bits, rounded. */
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "kernels/fp8.h"
 #include "tests/kernels/check_kernels.h"
@@ -90,6 +91,48 @@ static void compare_sample(struct check *check, const struct attention_case *c, 
     }
 }
 
+/* The same call with BF16 queries and results: what F32 gave, rounded, and the same lse. */
+static void compare_bf16(struct check *check, const struct attention_case *c, const struct bench *f32, struct box *q,
+                         struct box *out, struct box *lse)
+{
+    struct box *q_box = BOX(check, DTYPE_BF16, 8, c->T, c->H, c->shape.Dv);
+    struct box *out_box = BOX(check, DTYPE_BF16, 16, c->T, c->H, c->shape.Dv);
+    struct box *lse_box = BOX(check, DTYPE_F32, 1, c->T, c->H);
+    struct bench run = *f32;
+    struct tensor is, wanted, is_lse, wanted_lse;
+
+    for (int64_t r = 0; r < c->T * c->H; r++)
+        for (int64_t d = 0; d < c->shape.Dv; d++)
+            ((uint16_t *)q_box->host.data)[r * q_box->host.strides[1] + d] =
+                bf16_from_f32(((float *)q->host.data)[r * q->host.strides[1] + d]);
+    box_upload(check, q_box);
+    box_upload(check, out_box);
+    box_upload(check, lse_box);
+    run.args.q_latent = &q_box->device;
+    if (run_op(check_device(check), &run) != STATUS_BUG)
+        check_case_fail(check, "queries in BF16 and results in F32 were taken");
+    run.args.out = &out_box->device;
+    run.args.lse = c->no_lse ? NULL : &lse_box->device;
+    check_status(check, check_device(check), run_op(check_device(check), &run));
+    check_repeat(check, run_op, &run, (struct box *[]){out_box, lse_box, NULL});
+    box_download(check, out_box, &is);
+    box_download(check, out, &wanted);
+    box_download(check, lse_box, &is_lse);
+    box_download(check, lse, &wanted_lse);
+    for (int64_t r = 0; r < c->T * c->H; r++) {
+        int64_t t = r / c->H, h = r % c->H;
+
+        for (int64_t d = 0; d < c->shape.Dv; d++)
+            if (((uint16_t *)is.data)[r * is.strides[1] + d] !=
+                bf16_from_f32(((float *)wanted.data)[r * wanted.strides[1] + d]))
+                check_case_fail(check, "out[%lld,%lld,%lld] has other bits in BF16", (long long)t, (long long)h,
+                                (long long)d);
+        if (!c->no_lse && memcmp((float *)is_lse.data + t * is_lse.strides[0] + h,
+                                 (float *)wanted_lse.data + t * wanted_lse.strides[0] + h, sizeof(float)) != 0)
+            check_case_fail(check, "lse[%lld,%lld] has other bits in BF16", (long long)t, (long long)h);
+    }
+}
+
 static void run(struct check *check, const void *parameters)
 {
     const struct attention_case *c = parameters;
@@ -143,6 +186,8 @@ static void run(struct check *check, const void *parameters)
         return;
     }
     check_repeat(check, run_op, &bench, (struct box *[]){out, lse, NULL});
+    if (ops_latent_dtype(check_device(check), &c->shape) == DTYPE_BF16)
+        compare_bf16(check, c, &bench, q, out, lse);
     if (c->sampled) {
         compare_sample(check, c, &bench.args, q, q_pe, selected, &cache, out, lse);
         return;

@@ -14,6 +14,7 @@ struct shape {
     bool accumulate, strided, extreme, sampled;
     bool alone;  /* the same bits for each number of its first rows (2-D) */
     int64_t pad; /* elements between rows of x and y, where not strided */
+    bool x_bf16, y_bf16; /* per head: x is of BF16 values, and once more in that type; y in BF16, of the same sums */
 };
 
 static double weight_value(const struct shape *shape, struct box *w, struct box *scale, int64_t n, int64_t k)
@@ -95,6 +96,45 @@ static void compare_alone(struct check *check, const struct shape *shape, const 
     }
 }
 
+/* The same product with x, or y, in BF16: the bits that F32 gives, and rounding it. */
+static void compare_bf16(struct check *check, const struct shape *shape, const struct ops_linear_args *args,
+                         struct box *x, struct box *y, int64_t pad)
+{
+    int64_t x_pad = (shape->K + pad + 7) / 8 * 8 - shape->K; /* rows on 16 bytes */
+    struct box *x_box = shape->x_bf16 ? BOX(check, DTYPE_BF16, x_pad, shape->T, shape->H, shape->K) : x;
+    struct box *y_box = BOX(check, shape->y_bf16 ? DTYPE_BF16 : DTYPE_F32, pad, shape->T, shape->H, shape->N);
+    struct bench run = {{&x_box->device, args->w, &y_box->device, false}};
+    struct tensor is, wanted;
+    enum status s;
+
+    for (int64_t r = 0; shape->x_bf16 && r < shape->T * shape->H; r++)
+        for (int64_t k = 0; k < shape->K; k++)
+            ((uint16_t *)x_box->host.data)[r * x_box->host.strides[1] + k] =
+                bf16_from_f32(((float *)x->host.data)[r * x->host.strides[1] + k]);
+    box_upload(check, x_box);
+    box_upload(check, y_box);
+    s = run_linear(check_device(check), &run);
+    if (s == STATUS_BUG && strncmp(ops_backend_name(check_device(check)), "cuda", 4) != 0)
+        return; /* refused, as it should be: the backend works in F32 */
+    check_status(check, check_device(check), s);
+    check_repeat(check, run_linear, &run, (struct box *[]){y_box, NULL});
+    run.args.accumulate = true;
+    if (shape->y_bf16 && run_linear(check_device(check), &run) != STATUS_BUG)
+        check_case_fail(check, "a sum was added to BF16");
+    box_download(check, y_box, &is);
+    box_download(check, y, &wanted);
+    for (int64_t r = 0; r < shape->T * shape->H; r++)
+        for (int64_t n = 0; n < shape->N; n++) {
+            float value = ((float *)wanted.data)[r * wanted.strides[1] + n];
+            int64_t at = r * is.strides[1] + n;
+
+            if (shape->y_bf16 ? ((uint16_t *)is.data)[at] != bf16_from_f32(value)
+                              : memcmp((float *)is.data + at, &value, sizeof value) != 0)
+                check_case_fail(check, "y[%lld,%lld,%lld] has other bits in BF16", (long long)(r / shape->H),
+                                (long long)(r % shape->H), (long long)n);
+        }
+}
+
 /* A few rows of a large case (2-D), as one case of so many rows. */
 static void compare_sample(struct check *check, const struct shape *shape, struct box *x, struct box *w,
                            struct box *scale, struct box *y, struct ops_weight *ref_weight)
@@ -136,6 +176,12 @@ static void run(struct check *check, const void *parameters)
     }
     box_fill_normal(check, x, 1);
     box_fill_normal(check, y, 1);
+    for (int64_t r = 0; shape->x_bf16 && r < shape->T * shape->H; r++)
+        for (int64_t k = 0; k < shape->K; k++) {
+            float *value = (float *)x->host.data + r * x->host.strides[1] + k;
+
+            *value = f32_from_bf16(bf16_from_f32(*value));
+        }
     if (shape->sampled) {
         box_fill_codes(check, w);
     } else if (shape->extreme) { /* a row of zeros, one of huge and one of tiny values; every code in the weight */
@@ -176,6 +222,8 @@ static void run(struct check *check, const void *parameters)
         check_repeat(check, run_linear, &bench, (struct box *[]){y, NULL});
         if (shape->alone)
             compare_alone(check, shape, &bench.args, y);
+        if (shape->x_bf16 || shape->y_bf16)
+            compare_bf16(check, shape, &bench.args, x, y, pad);
         s = ops_linear(check_ref(check), &(struct ops_linear_args){&x->host, ref_weight, &y->host, shape->accumulate});
         if (!s)
             compare(check, shape, &x->host, shape->T, w, scale, y);
@@ -203,6 +251,8 @@ static void run(struct check *check, const void *parameters)
     }
 #define F8  DTYPE_F8E4M3, NUMERICS_FP8
 #define B16 DTYPE_BF16, NUMERICS_FP8
+#define X16 .x_bf16 = true
+#define Y16 .y_bf16 = true
 
 static const struct check_case cases[] = {
     CASE("fp8 T=1 N=64 K=128", 1, 0, 64, 128, F8),
@@ -235,19 +285,24 @@ static const struct check_case cases[] = {
     CASE("bf16 strided accumulate", 7, 0, 96, 250, B16, true, true),
     CASE("bf16 per head", 5, 3, 70, 33, B16),
     CASE("bf16 per head strided accumulate", 5, 3, 70, 33, B16, true, true),
-    CASE("bf16 per head V3.2 latent", 2, 16, 512, 128, B16),
-    /* A head's weight in shared memory, K = 128 or N = 128: tiles that are not full; blocks that take several and go on
-     * to another head: on 132 SMs with 50 heads, and with 40 and more tiles than there are warpgroups. */
-    CASE("bf16 per head T=65 N=512 K=128", 65, 2, 512, 128, B16),
-    CASE("bf16 per head T=129 N=256 K=128", 129, 3, 256, 128, B16, .pad = 4),
-    CASE("bf16 per head T=200 N=128 K=512", 200, 2, 128, 512, B16, .pad = 64),
-    CASE("bf16 per head T=65 N=128 K=128", 65, 5, 128, 128, B16, .pad = 8),
-    CASE("bf16 per head T=129 N=128 K=128, 50 heads", 129, 50, 128, 128, B16),
-    CASE("bf16 per head T=327 N=256 K=128", 327, 3, 256, 128, B16),
-    CASE("bf16 per head T=327 N=128 K=256", 327, 3, 128, 256, B16),
+    CASE("bf16 per head V3.2 latent", 2, 16, 512, 128, B16, Y16),
+    CASE("bf16 per head V3.2 value", 2, 16, 128, 512, B16, X16),
+    CASE("bf16 per head, BF16 x and y", 5, 3, 70, 33, B16, X16, Y16),
+    CASE("bf16 per head, BF16 x and y, strided", 64, 3, 130, 264, B16, .strided = true, X16, Y16),
+    CASE("bf16 per head, BF16 x and y, 70 rows", 70, 3, 130, 128, B16, X16, Y16),
+    CASE("bf16 per head, BF16 x and y, 66 rows, strided", 66, 2, 77, 72, B16, .strided = true, X16, Y16),
+    CASE("bf16 per head T=129 N=128 K=128", 129, 3, 128, 128, B16, .pad = 8, X16, Y16),
     CASE("bf16 per head T=75 N=512 K=128 accumulate", 75, 2, 512, 128, B16, true),
-    CASE("huge bf16 per head T=651 N=256 K=128, 40 heads", 651, 40, 256, 128, B16, .pad = 4),
-    CASE("huge bf16 per head T=651 N=128 K=256, 40 heads", 651, 40, 128, 256, B16, .pad = 4),
+    /* A head's weight in shared memory, 512 x 128 or 128 x 512: tiles that are not full; blocks that take several and
+     * go on to another head: on 132 SMs with 40 and more tiles than there are warpgroups. */
+    CASE("bf16 per head T=65 N=512 K=128", 65, 2, 512, 128, B16, Y16),
+    CASE("bf16 per head T=129 N=512 K=128", 129, 3, 512, 128, B16, .pad = 8, Y16),
+    CASE("bf16 per head T=130 N=512 K=128, odd strides", 130, 2, 512, 128, B16, .pad = 2, Y16),
+    CASE("bf16 per head T=65 N=128 K=512", 65, 3, 128, 512, B16, X16),
+    CASE("bf16 per head T=202 N=128 K=512", 202, 2, 128, 512, B16, .pad = 64, X16),
+    CASE("bf16 per head T=327 N=128 K=512", 327, 2, 128, 512, B16, X16),
+    CASE("huge bf16 per head T=651 N=512 K=128, 40 heads", 651, 40, 512, 128, B16, .pad = 8, Y16),
+    CASE("huge bf16 per head T=651 N=128 K=512, 40 heads", 651, 40, 128, 512, B16, .pad = 8, X16),
     CASE("f32 T=1 N=256 K=512", 1, 0, 256, 512, DTYPE_F32, NUMERICS_FP8),
     CASE("f32 T=9 N=65 K=300", 9, 0, 65, 300, DTYPE_F32, NUMERICS_FP8),
     ALONE("f32 T=2 N=5 K=7168", 2, 0, 5, 7168, DTYPE_F32, NUMERICS_FP8),
@@ -274,8 +329,8 @@ static const struct check_case cases[] = {
     FULL("fp8 T=4096 N=32768 K=512", 4096, 0, 32768, 512, F8, false, false, false, true),
     FULL("fp8 T=4096 N=7168 K=16384", 4096, 0, 7168, 16384, F8, false, false, false, true),
     FULL("fp8 T=4096 N=4096 K=7168", 4096, 0, 4096, 7168, F8, false, false, false, true),
-    FULL("bf16 per head T=300 N=512 K=128, 128 heads", 300, 128, 512, 128, B16),
-    FULL("bf16 per head T=300 N=128 K=512, 128 heads", 300, 128, 128, 512, B16),
+    FULL("bf16 per head T=300 N=512 K=128, 128 heads", 300, 128, 512, 128, B16, Y16),
+    FULL("bf16 per head T=300 N=128 K=512, 128 heads", 300, 128, 128, 512, B16, X16),
     FULL("fp8 T=64 N=2112 K=7168", 64, 0, 2112, 7168, F8, false, false, false, true),
     FULL("fp8 T=7 N=7168 K=2048", 7, 0, 7168, 2048, F8, false, false, false, true),
     SLOW("fp8 T=1 2048x2048", 1, 0, 2048, 2048, F8),

@@ -52,6 +52,40 @@ TEST(a_call_of_wrong_shape_is_named_and_touches_nothing)
     ops_close(ops);
 }
 
+/* Per head and in attention BF16 is for backends that ask for it, in 2-D products and sums for none. */
+TEST(bf16_between_products_and_attention_is_refused_by_backends_that_work_in_f32)
+{
+    struct ops *ops = open_ref();
+    struct cache_shape v32 = {.Dv = 512, .Dr = 64, .numerics = NUMERICS_FP8};
+    struct cache_shape small = {.Dv = 4, .numerics = NUMERICS_FP8};
+    uint16_t w[4] = {0}, halves[4] = {0};
+    uint8_t pool[64 * 8] = {0};
+    float floats[4] = {7, 7, 7, 7};
+    struct tensor tx = tensor_3d(DTYPE_BF16, halves, 1, 1, 4), ty = tensor_3d(DTYPE_F32, floats, 1, 1, 1);
+    struct tensor q_pe = tensor_3d(DTYPE_F32, floats, 1, 1, 0);
+    struct tensor tpool = tensor_3d(DTYPE_U8, pool, 1, 64, (int64_t)cache_record_bytes(&small));
+    struct ops_weight_args weight_args = {.w = tensor_3d(DTYPE_BF16, w, 1, 1, 4), .numerics = NUMERICS_FP8};
+    struct ops_linear_args linear = {.x = &tx, .y = &ty};
+    struct ops_attention_args attention = {.q_latent = &tx, .q_pe = &q_pe, .shape = small, .pool = &tpool, .out = &tx};
+    struct ops_weight *weight = NULL;
+
+    CHECK(ops_latent_dtype(ops, &v32) == DTYPE_F32);
+    CHECK_OK(ops_weight_create(ops, &weight_args, &weight), (struct error *)NULL);
+    linear.w = weight;
+    CHECK_STATUS(ops_linear(ops, &linear), STATUS_BUG);
+    CHECK_EQ_STR(ops_last_error(ops), "linear: x is bf16 [1, 1, 4], wanted f32 [any, 1, 4]");
+    tx = tensor_3d(DTYPE_F32, floats, 1, 1, 4);
+    ty = tensor_3d(DTYPE_BF16, halves, 1, 1, 1);
+    CHECK_STATUS(ops_linear(ops, &linear), STATUS_BUG);
+    CHECK_EQ_STR(ops_last_error(ops), "linear: y is bf16 [1, 1, 1], wanted f32 [1, 1, 1]");
+    tx = tensor_3d(DTYPE_BF16, halves, 1, 1, 4);
+    CHECK_STATUS(ops_attention(ops, &attention), STATUS_BUG);
+    CHECK_EQ_STR(ops_last_error(ops), "attention: q_latent is bf16 [1, 1, 4], wanted f32 [any, any, 4]");
+    CHECK_NEAR(floats[0], 7, 0);
+    ops_weight_destroy(ops, weight);
+    ops_close(ops);
+}
+
 TEST(indices_outside_their_range_are_refused_on_the_host)
 {
     struct ops *ops = open_ref();
