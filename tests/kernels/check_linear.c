@@ -294,9 +294,10 @@ static const struct check_case cases[] = {
     CASE("bf16 per head T=129 N=128 K=128", 129, 3, 128, 128, B16, .pad = 8, X16, Y16),
     CASE("bf16 per head T=75 N=512 K=128 accumulate", 75, 2, 512, 128, B16, true),
     /* A head's weight in shared memory, 512 x 128 or 128 x 512: tiles that are not full; blocks that take several and
-     * go on to another head: on 132 SMs with 40 and more tiles than there are warpgroups. */
+     * go on to another head: on 132 SMs with 45 heads, and with 40 and more tiles than there are warpgroups. */
     CASE("bf16 per head T=65 N=512 K=128", 65, 2, 512, 128, B16, Y16),
     CASE("bf16 per head T=129 N=512 K=128", 129, 3, 512, 128, B16, .pad = 8, Y16),
+    CASE("bf16 per head T=129 N=512 K=128, 45 heads", 129, 45, 512, 128, B16, Y16),
     CASE("bf16 per head T=130 N=512 K=128, odd strides", 130, 2, 512, 128, B16, .pad = 2, Y16),
     CASE("bf16 per head T=65 N=128 K=512", 65, 3, 128, 512, B16, X16),
     CASE("bf16 per head T=202 N=128 K=512", 202, 2, 128, 512, B16, .pad = 64, X16),
