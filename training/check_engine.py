@@ -1,11 +1,12 @@
 """Do the engine's logits agree with this model's? Runs dsa-logits over packs and compares.
 
-    check_engine.py --data DATA --logits BUILD/tools/dsa-logits [--weights OUT/weights.pt] [--packs 50]
+    check_engine.py --data DATA --logits BUILD/tools/dsa-logits [--weights OUT/weights.pt | --model FOLDER]
 
 BF16 export, engine in plain mode (no FP8 anywhere): the selected sets and the logits must agree to rounding.
 FP8 export, engine as it serves: compared with the model's FP8-aware form; the indexers' own FP8 is not modelled here, so
 selections may differ near the threshold, and what counts is that the same token comes first.
-Without --weights a small random model is made and checked (names, layouts, rotary styles).
+FOLDER is an exported model, such as models/reader. Without either a small random model is made and checked (names,
+layouts, rotary styles).
 """
 import argparse
 import json
@@ -54,6 +55,7 @@ def main():
     parser.add_argument("--data", required=True)
     parser.add_argument("--logits", required=True)
     parser.add_argument("--weights")
+    parser.add_argument("--model")
     parser.add_argument("--packs", type=int, default=50)
     parser.add_argument("--backend", default="cpu")
     parser.add_argument("--tokens", type=int, default=700, help="packs are cut to so many")
@@ -64,6 +66,8 @@ def main():
         saved = torch.load(args.weights, map_location="cpu")
         model = Reader(Config(**saved["config"]))
         model.load_state_dict({name: value.float() for name, value in saved["model"].items()})
+    elif args.model:
+        model = export.read(args.model)
     else:
         model = random_model(vocabulary)
     model.eval()
@@ -75,7 +79,7 @@ def main():
                 p.copy_(p.to(torch.bfloat16).float())
         for form in ("bf16", "fp8"):
             export.write(model, vocabulary, os.path.join(args.data, "tokenizer.json"), os.path.join(scratch, form),
-                         form == "fp8", random=not args.weights)
+                         form == "fp8", random=not (args.weights or args.model))
         for number, record in enumerate(reading.numbers("dev")[:args.packs]):
             tokens = load.evaluation_pack(vocabulary, reading, int(record)).tokens[:args.tokens]
             ids = torch.tensor([tokens], dtype=torch.int32)

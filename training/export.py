@@ -12,6 +12,9 @@ import shutil
 import numpy as np
 import torch
 
+from checkpoint import Checkpoint
+from model import Config, Reader
+
 PART_BYTES = 15 << 20
 
 
@@ -44,39 +47,37 @@ def blocks_fp8(w):
 
 
 def tensors(model):
-    """(HF name, float32 array, kind) with kind "matrix", "bf16" or "f32"."""
-    get = lambda p: p.detach().float().cpu().numpy()
-    yield "model.embed_tokens.weight", get(model.embed), "bf16"
-    yield "model.norm.weight", get(model.norm), "bf16"
+    """(HF name, the part of a parameter that holds it, kind) with kind "matrix", "bf16" or "f32"."""
+    yield "model.embed_tokens.weight", model.embed, "bf16"
+    yield "model.norm.weight", model.norm, "bf16"
     for number, block in enumerate(model.blocks):
         at, a = "model.layers.%d." % number, block.attention
-        yield at + "input_layernorm.weight", get(block.input_norm), "bf16"
-        yield at + "post_attention_layernorm.weight", get(block.post_norm), "bf16"
-        yield at + "self_attn.q_a_proj.weight", get(a.q_a_proj.weight), "matrix"
-        yield at + "self_attn.q_a_layernorm.weight", get(a.q_a_norm), "bf16"
-        yield at + "self_attn.q_b_proj.weight", get(a.q_b_proj.weight), "matrix"
-        yield at + "self_attn.kv_a_proj_with_mqa.weight", get(a.kv_a_proj.weight), "matrix"
-        yield at + "self_attn.kv_a_layernorm.weight", get(a.kv_a_norm), "bf16"
-        yield at + "self_attn.kv_b_proj.weight", get(a.kv_b_proj.weight), "matrix"
-        yield at + "self_attn.o_proj.weight", get(a.o_proj.weight), "matrix"
-        yield at + "self_attn.indexer.wq_b.weight", get(a.indexer.wq_b.weight), "matrix"
-        yield at + "self_attn.indexer.wk.weight", get(a.indexer.wk.weight), "matrix"
-        yield at + "self_attn.indexer.k_norm.weight", get(a.indexer.norm_weight), "f32"
-        yield at + "self_attn.indexer.k_norm.bias", get(a.indexer.norm_bias), "f32"
-        yield at + "self_attn.indexer.weights_proj.weight", get(a.indexer.weights_proj), "bf16"
+        yield at + "input_layernorm.weight", block.input_norm, "bf16"
+        yield at + "post_attention_layernorm.weight", block.post_norm, "bf16"
+        yield at + "self_attn.q_a_proj.weight", a.q_a_proj.weight, "matrix"
+        yield at + "self_attn.q_a_layernorm.weight", a.q_a_norm, "bf16"
+        yield at + "self_attn.q_b_proj.weight", a.q_b_proj.weight, "matrix"
+        yield at + "self_attn.kv_a_proj_with_mqa.weight", a.kv_a_proj.weight, "matrix"
+        yield at + "self_attn.kv_a_layernorm.weight", a.kv_a_norm, "bf16"
+        yield at + "self_attn.kv_b_proj.weight", a.kv_b_proj.weight, "matrix"
+        yield at + "self_attn.o_proj.weight", a.o_proj.weight, "matrix"
+        yield at + "self_attn.indexer.wq_b.weight", a.indexer.wq_b.weight, "matrix"
+        yield at + "self_attn.indexer.wk.weight", a.indexer.wk.weight, "matrix"
+        yield at + "self_attn.indexer.k_norm.weight", a.indexer.norm_weight, "f32"
+        yield at + "self_attn.indexer.k_norm.bias", a.indexer.norm_bias, "f32"
+        yield at + "self_attn.indexer.weights_proj.weight", a.indexer.weights_proj, "bf16"
         mlp = block.mlp
         if hasattr(mlp, "gate_proj"):
             for name in ("gate_proj", "up_proj", "down_proj"):
-                yield at + "mlp.%s.weight" % name, get(getattr(mlp, name).weight), "matrix"
+                yield at + "mlp.%s.weight" % name, getattr(mlp, name).weight, "matrix"
             continue
-        yield at + "mlp.gate.weight", get(mlp.router), "bf16"
-        yield at + "mlp.gate.e_score_correction_bias", get(mlp.bias), "f32"
-        gate, up, down = get(mlp.gate), get(mlp.up), get(mlp.down)
-        for expert in range(gate.shape[0]):
-            where = at + ("mlp.shared_experts." if expert == gate.shape[0] - 1 else "mlp.experts.%d." % expert)
-            yield where + "gate_proj.weight", gate[expert], "matrix"
-            yield where + "up_proj.weight", up[expert], "matrix"
-            yield where + "down_proj.weight", np.ascontiguousarray(down[expert].T), "matrix"
+        yield at + "mlp.gate.weight", mlp.router, "bf16"
+        yield at + "mlp.gate.e_score_correction_bias", mlp.bias, "f32"
+        for expert in range(mlp.gate.shape[0]):
+            where = at + ("mlp.shared_experts." if expert == mlp.gate.shape[0] - 1 else "mlp.experts.%d." % expert)
+            yield where + "gate_proj.weight", mlp.gate[expert], "matrix"
+            yield where + "up_proj.weight", mlp.up[expert], "matrix"
+            yield where + "down_proj.weight", mlp.down[expert].t(), "matrix"
 
 
 def config_json(c, vocabulary, fp8, random):
@@ -115,9 +116,10 @@ def write(model, vocabulary, tokenizer, folder, fp8=True, random=False, dense=Fa
     """Writes the checkpoint; returns its bytes. dense: as an MLA model of the V3 family, without indexers."""
     os.makedirs(folder, exist_ok=True)
     parts, size = [[]], 0
-    for name, array, kind in tensors(model):
+    for name, place, kind in tensors(model):
         if dense and ".indexer." in name:
             continue
+        array = np.ascontiguousarray(place.detach().float().cpu().numpy())
         if kind == "matrix" and fp8:
             data, scale = blocks_fp8(array)
             new = [(name, "F8_E4M3", data), (name.replace(".weight", ".weight_scale_inv"), "F32", scale)]
@@ -152,8 +154,18 @@ def write(model, vocabulary, tokenizer, folder, fp8=True, random=False, dense=Fa
     return total
 
 
+def read(folder):
+    """The reverse: the model of a folder that `write` made."""
+    source = Checkpoint(folder)
+    known = vars(Config(vocab_size=source.config["vocab_size"]))
+    model = Reader(Config(**{name: source.config[name] for name in known}))
+    with torch.no_grad():
+        for name, place, _ in tensors(model):
+            place.copy_(source.get(name).view(place.shape))
+    return model
+
+
 def main():
-    from model import Config, Reader
     from prompt import Vocabulary
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weights", required=True, help="a checkpoint of train.py")
