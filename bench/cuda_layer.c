@@ -4,7 +4,8 @@
  * Prefill's floor is facts' 225 ms (FP8 at 1979 TFLOPS, BF16 at 989): indexer 71, logits through memory 14, attention
  * 76, linears 78, less overlap. Decode's is the bytes of weights, index keys and records over the copy rate. Prefill's
  * parts are timed with a wait after each op; a decode step's, where a wait would cost more than an op, as a graph of
- * that part's ops alone. */
+ * that part's ops alone. A norm that FP8 products follow, and o's expansion per head, count as FP8 products: the engine
+ * calls them as one op. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -82,15 +83,10 @@ static void linear(struct layer *l, enum part part, const struct tensor *x, cons
     OP(l, part, ops_linear(l->ops, &(struct ops_linear_args){.x = x, .w = w, .y = y}));
 }
 
-static void linears(struct layer *l, const struct ops_linear_args *products, int count)
+static void norm_linears(struct layer *l, const struct ops_rmsnorm_args *norm, const struct ops_linear_args *products,
+                         int count)
 {
-    OP(l, PART_FP8, ops_linears(l->ops, products, count));
-}
-
-static void rmsnorm(struct layer *l, struct tensor *x, const struct tensor *residual, const struct tensor *weight,
-                    struct tensor *y)
-{
-    OP(l, PART_ROWS, ops_rmsnorm(l->ops, &(struct ops_rmsnorm_args){x, residual, weight, 1e-6f, y}));
+    OP(l, PART_FP8, ops_norm_linears(l->ops, norm, products, count));
 }
 
 static void rope(struct layer *l, struct tensor x, const struct tensor *position, enum rope_style style)
@@ -142,23 +138,26 @@ static void attention_part(struct layer *l, struct pass *p)
                                           {.x = &p->normed, .w = l->index_k, .y = &p->index_k}};
     struct ops_linear_args of_qr[] = {{.x = &p->qr, .w = l->q_b, .y = &q},
                                       {.x = &p->qr, .w = l->index_q, .y = &index_q}};
+    struct ops_rmsnorm_args norm = {&p->x, NULL, &l->norm, 1e-6f, &p->normed};
+    struct ops_rmsnorm_args norm_q = {&p->qr, NULL, &l->norm_q, 1e-6f, &p->qr};
+    struct ops_rmsnorm_args norm_kv = {&latent, NULL, &l->norm_kv, 1e-6f, &latent};
     struct ops_latent_write_args write = {&latent, &k_pe, &p->rows, l->cache.shape, &l->cache.latent,
                                           {&l->rope, &p->position, ROPE_INTERLEAVED}};
+    struct ops_linear_args expand = {.x = &p->o_latent, .w = l->uv, .y = &p->heads};
+    struct ops_linear_args output = {.x = &heads, .w = l->o, .y = &p->delta};
     struct ops_attention_args args = {&p->q_latent,     &q_pe,   NULL,         &p->rows, l->cache.shape,
                                       &l->cache.latent, 0.1352f, &p->o_latent, NULL};
 
-    linears(l, of_normed, 3);
-    rmsnorm(l, &p->qr, NULL, &l->norm_q, &p->qr);
-    linears(l, of_qr, p->rows.visible_max > TOP_K ? 2 : 1);
-    rmsnorm(l, &latent, NULL, &l->norm_kv, &latent);
+    norm_linears(l, &norm, of_normed, 3);
+    norm_linears(l, &norm_q, of_qr, p->rows.visible_max > TOP_K ? 2 : 1);
+    OP(l, PART_ROWS, ops_rmsnorm(l->ops, &norm_kv));
     OP(l, PART_ROWS, ops_latent_write(l->ops, &write));
     rope(l, q_pe, &p->position, ROPE_INTERLEAVED);
     index_part(l, p);
     args.selected = p->rows.visible_max > TOP_K ? &p->selected : NULL;
     linear(l, PART_HEADS, &q_nope, l->uk, &p->q_latent);
     OP(l, PART_ATTENTION, ops_attention(l->ops, &args));
-    linear(l, PART_HEADS, &p->o_latent, l->uv, &p->heads);
-    linear(l, PART_FP8, &heads, l->o, &p->delta);
+    OP(l, PART_FP8, ops_linear_pair(l->ops, &expand, &output));
 }
 
 static void experts_part(struct layer *l, struct pass *p)
@@ -172,15 +171,15 @@ static void experts_part(struct layer *l, struct pass *p)
                                (const struct ops_weight *const *)l->expert[2],
                                EXPERTS,
                                &p->delta};
+    struct ops_rmsnorm_args norm = {&p->x, &p->delta, &l->norm, 1e-6f, &p->normed};
     struct ops_linear_args shared[] = {{.x = &p->normed, .w = l->shared[0], .y = &p->gate},
                                        {.x = &p->normed, .w = l->shared[1], .y = &p->up}};
 
-    rmsnorm(l, &p->x, &p->delta, &l->norm, &p->normed);
-    linear(l, PART_F32, &p->normed, l->router, &p->logits);
-    OP(l, PART_ROUTER, ops_router(l->ops, &route));
-    linears(l, shared, 2);
+    norm_linears(l, &norm, shared, 2);
     OP(l, PART_ROWS, ops_swiglu(l->ops, &p->gate, &p->up, &p->gate));
     linear(l, PART_FP8, &p->gate, l->shared[2], &p->delta);
+    linear(l, PART_F32, &p->normed, l->router, &p->logits);
+    OP(l, PART_ROUTER, ops_router(l->ops, &route));
     OP(l, PART_MOE, ops_moe(l->ops, &moe));
 }
 
@@ -213,7 +212,6 @@ static void run_pass(struct layer *l, int64_t first, int64_t T, int32_t visible_
 
     p.rows = (struct ops_rows){&p.slot, &p.sequence, &p.visible, &l->cache.page_table, visible_max};
     l->since = bench_now_us();
-    rmsnorm(l, &p.x, NULL, &l->norm, &p.normed);
     attention_part(l, &p);
     experts_part(l, &p);
     OP(l, PART_ROWS, ops_add(l->ops, &p.x, &p.delta));

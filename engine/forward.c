@@ -404,16 +404,12 @@ enum status forward_layer(struct pass *p, int layer, const struct tensor *residu
 {
     const struct model *m = p->model;
     struct ops_rmsnorm_args norm = {&p->hidden, residual, &m->layer[layer].input_norm, m->config.norm_eps, &p->normed};
-    enum status s = ops_rmsnorm(m->ops, &norm);
+    enum status s = layer_mla(p, layer, &norm);
 
-    if (!s)
-        s = layer_mla(p, layer);
     norm.residual = &p->delta;
     norm.weight = &m->layer[layer].post_norm;
     if (!s)
-        s = ops_rmsnorm(m->ops, &norm);
-    if (!s)
-        s = layer_ffn(p, layer);
+        s = layer_ffn(p, layer, &norm);
     if (!s)
         s = trace_hidden(p, layer, &p->hidden);
     return s;

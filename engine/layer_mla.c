@@ -5,13 +5,17 @@
  *   q_latent[h] = q_nope[h] W_UK[h]      o_latent = attention(q_latent ‖ q_pe, cache)
  *   o[h] = o_latent[h] W_UV[h]ᵀ          delta = o_proj o
  *
+ * A norm and the products of it are one call, and so are the last two products: a backend may hand on what lies between
+ * in another form, and p->heads may stay unwritten.
  * q_latent and o_latent are of the type that the backend asks for (ops_latent_dtype()).
  * One record serves all heads, so prefill and decode run the same code on the same caches.
  * Source: DeepSeek-V2 (arXiv 2405.04434) §2.1; DeepSeek-V3.2-Exp report. */
 #include "engine/model.h"
 
-/* What the layer makes of its input: qr (or q), c and k_pe, the indexer's key. One call, since they share their x. */
-static enum status project(struct pass *p, const struct layer_weights *w, struct tensor *q, bool indexed)
+/* The layer's norm, and what the layer makes of its input: qr (or q), c and k_pe, the indexer's key. One call, since
+ * they share their x. */
+static enum status project(struct pass *p, const struct layer_weights *w, const struct ops_rmsnorm_args *norm,
+                           struct tensor *q, bool indexed)
 {
     struct ops_linear_args products[OPS_LINEARS_MOST] = {
         {.x = &p->normed, .w = w->q_a ? w->q_a : w->q, .y = w->q_a ? &p->qr : q},
@@ -19,7 +23,7 @@ static enum status project(struct pass *p, const struct layer_weights *w, struct
         {.x = &p->normed, .w = w->index_k, .y = &p->index_k},
     };
 
-    return ops_linears(p->model->ops, products, indexed ? 3 : 2);
+    return ops_norm_linears(p->model->ops, norm, products, indexed ? 3 : 2);
 }
 
 /* The queries of attention and, where positions are selected, those of the indexer. */
@@ -38,11 +42,8 @@ static enum status project_q(struct pass *p, const struct layer_weights *w, stru
     struct ops_rope_args rope = {&q_pe, &p->model->rope_table, &p->position, ROPE_INTERLEAVED};
     enum status s = STATUS_OK;
 
-    if (w->q_a) {
-        s = ops_rmsnorm(ops, &norm);
-        if (!s)
-            s = ops_linears(ops, products, indexed && (p->sparse || p->trace) ? 2 : 1);
-    }
+    if (w->q_a)
+        s = ops_norm_linears(ops, &norm, products, indexed && (p->sparse || p->trace) ? 2 : 1);
     return s ? s : ops_rope(ops, &rope);
 }
 
@@ -85,19 +86,15 @@ static enum status attend(struct pass *p, const struct layer_weights *w, int lay
     s = ops_linear(ops, &absorb);
     if (!s)
         s = ops_attention(ops, &attention);
-    if (!s)
-        s = ops_linear(ops, &expand);
-    if (!s)
-        s = ops_linear(ops, &output);
-    return s;
+    return s ? s : ops_linear_pair(ops, &expand, &output);
 }
 
-enum status layer_mla(struct pass *p, int layer)
+enum status layer_mla(struct pass *p, int layer, const struct ops_rmsnorm_args *norm)
 {
     const struct layer_weights *w = &p->model->layer[layer];
     struct tensor q = tensor_2d(DTYPE_F32, p->q.data, p->q.dims[0], p->q.dims[1] * p->q.dims[2]);
     bool indexed = p->model->config.layer[layer].indexer == INDEXER_FULL;
-    enum status s = project(p, w, &q, indexed);
+    enum status s = project(p, w, norm, &q, indexed);
 
     if (!s)
         s = project_q(p, w, &q, indexed);

@@ -7,7 +7,9 @@
  * 2412.19437) §2.1.2. */
 #include "engine/model.h"
 
-static enum status feed_forward(struct pass *p, const struct ffn_weights *w, int64_t inter)
+/* Norm included. */
+static enum status feed_forward(struct pass *p, const struct ops_rmsnorm_args *norm, const struct ffn_weights *w,
+                                int64_t inter)
 {
     struct ops *ops = p->model->ops;
     struct tensor gate = tensor_2d(DTYPE_F32, p->ffn_gate.data, p->ffn_gate.dims[0], inter);
@@ -17,7 +19,7 @@ static enum status feed_forward(struct pass *p, const struct ffn_weights *w, int
     struct ops_linear_args project_down = {.x = &gate, .w = w->down, .y = &p->delta};
     enum status s;
 
-    s = ops_linears(ops, gate_and_up, 2);
+    s = ops_norm_linears(ops, norm, gate_and_up, 2);
     if (!s)
         s = ops_swiglu(ops, &gate, &up, &gate);
     if (!s)
@@ -51,7 +53,8 @@ static enum status route(struct pass *p, const struct layer_weights *w, int laye
     return s;
 }
 
-enum status layer_ffn(struct pass *p, int layer)
+/* The shared expert comes before the router, so that its products follow the norm. */
+enum status layer_ffn(struct pass *p, int layer, const struct ops_rmsnorm_args *norm)
 {
     const struct layer_weights *w = &p->model->layer[layer];
     const struct model_config *c = &p->model->config;
@@ -67,13 +70,15 @@ enum status layer_ffn(struct pass *p, int layer)
     enum status s;
 
     if (c->layer[layer].dense)
-        return feed_forward(p, &w->ffn, c->dense_inter);
-    s = route(p, w, layer);
-    if (s)
-        return s;
-    if (w->ffn.gate)
-        s = feed_forward(p, &w->ffn, (int64_t)c->expert_inter * c->shared_experts);
-    else
-        s = ops_fill(ops, p->delta.data, 0, (size_t)tensor_count(&p->delta) * sizeof(float));
+        return feed_forward(p, norm, &w->ffn, c->dense_inter);
+    if (w->ffn.gate) {
+        s = feed_forward(p, norm, &w->ffn, (int64_t)c->expert_inter * c->shared_experts);
+    } else {
+        s = ops_rmsnorm(ops, norm);
+        if (!s)
+            s = ops_fill(ops, p->delta.data, 0, (size_t)tensor_count(&p->delta) * sizeof(float));
+    }
+    if (!s)
+        s = route(p, w, layer);
     return s ? s : ops_moe(ops, &moe);
 }

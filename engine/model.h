@@ -171,9 +171,10 @@ struct pass {
     struct tensor delta;               /* [T, D] what the block adds to the residual stream */
 };
 
-enum status layer_mla(struct pass *pass, int layer) MUST_CHECK;     /* normed -> delta */
+/* The two halves of a layer: `norm` makes normed, which becomes delta. */
+enum status layer_mla(struct pass *pass, int layer, const struct ops_rmsnorm_args *norm) MUST_CHECK;
+enum status layer_ffn(struct pass *pass, int layer, const struct ops_rmsnorm_args *norm) MUST_CHECK;
 enum status layer_indexer(struct pass *pass, int layer) MUST_CHECK; /* normed, qr -> keys cached, selected */
-enum status layer_ffn(struct pass *pass, int layer) MUST_CHECK;     /* normed -> delta */
 
 /* Hands a device tensor to the trace as a host copy, and lets it be replaced. */
 enum status pass_trace(struct pass *pass, const char *name, int layer, struct tensor *value, bool replaceable)

@@ -451,28 +451,68 @@ enum status ops_linear(struct ops *ops, const struct ops_linear_args *args)
     return dim(args->x, 0) ? ops->backend->linear(ops, args) : STATUS_OK;
 }
 
-enum status ops_linears(struct ops *ops, const struct ops_linear_args *args, int count)
+static bool linears_are_wrong(struct ops *ops, const struct ops_linear_args *args, int count)
 {
     struct call call = {ops, "linears", false};
-    enum status status = STATUS_OK;
 
     if (count < 1 || count > OPS_LINEARS_MOST)
         wrong(&call, "%d products", count);
     for (int i = 0; i < count && !call.wrong; i++) {
         if (linear_is_wrong(ops, &args[i]))
-            return STATUS_BUG;
+            return true;
         if (args[i].w->H || args[i].x != args[0].x)
             wrong(&call, "product %d is per head, or not of the same x", i);
     }
-    if (call.wrong)
-        return STATUS_BUG;
-    if (!dim(args->x, 0))
-        return STATUS_OK;
+    return call.wrong;
+}
+
+static enum status run_linears(struct ops *ops, const struct ops_linear_args *args, int count)
+{
+    enum status status = STATUS_OK;
+
     if (ops->backend->linears)
         return ops->backend->linears(ops, args, count);
     for (int i = 0; i < count && !status; i++)
         status = ops->backend->linear(ops, &args[i]);
     return status;
+}
+
+enum status ops_linears(struct ops *ops, const struct ops_linear_args *args, int count)
+{
+    if (linears_are_wrong(ops, args, count))
+        return STATUS_BUG;
+    return dim(args->x, 0) ? run_linears(ops, args, count) : STATUS_OK;
+}
+
+/* `second`'s x is `first`'s y as [T, H N]. */
+static bool heads_lie_side_by_side(const struct tensor *heads, const struct tensor *row)
+{
+    return heads->data == row->data && heads->dims[1] * heads->dims[2] == row->dims[1] &&
+           heads->strides[0] == row->strides[0] && heads->strides[1] == heads->dims[2];
+}
+
+enum status ops_linear_pair(struct ops *ops, const struct ops_linear_args *first, const struct ops_linear_args *second)
+{
+    struct call call = {ops, "linear_pair", false};
+    enum status status;
+
+    if (linear_is_wrong(ops, first) || linear_is_wrong(ops, second))
+        return STATUS_BUG;
+    if (!first->w->H || second->w->H)
+        wrong(&call, "the first product is not per head, or the second is");
+    else if (first->accumulate)
+        wrong(&call, "the first product is added to what is there");
+    else if (first->y->dtype != DTYPE_F32 || dim(first->y, 0) != dim(second->x, 0) ||
+             !heads_lie_side_by_side(first->y, second->x))
+        wrong(&call, "the second's x is not the first's y, heads side by side");
+    if (call.wrong)
+        return STATUS_BUG;
+    if (!dim(first->x, 0))
+        return STATUS_OK;
+    if (ops->backend->linear_pair)
+        return ops->backend->linear_pair(ops, first, second);
+    status = ops->backend->linear(ops, first);
+    return status ? status : ops->backend->linear(ops, second);
 }
 
 /* --- Rows ------------------------------------------------------------------------------------------ */
@@ -494,7 +534,7 @@ enum status ops_embed(struct ops *ops, const struct ops_embed_args *args)
     return T && D ? ops->backend->embed(ops, args) : STATUS_OK;
 }
 
-enum status ops_rmsnorm(struct ops *ops, const struct ops_rmsnorm_args *args)
+static bool rmsnorm_is_wrong(struct ops *ops, const struct ops_rmsnorm_args *args)
 {
     struct call call = {ops, "rmsnorm", false};
     int64_t T = dim(args->x, 0), D = dim(args->x, 1);
@@ -506,9 +546,34 @@ enum status ops_rmsnorm(struct ops *ops, const struct ops_rmsnorm_args *args)
     WANT(&call, args, y, DTYPE_F32, T, D);
     if (!call.wrong && args->residual && args->x->data == args->y->data)
         wrong(&call, "y is x, which also receives the residual");
-    if (call.wrong)
+    return call.wrong;
+}
+
+enum status ops_rmsnorm(struct ops *ops, const struct ops_rmsnorm_args *args)
+{
+    if (rmsnorm_is_wrong(ops, args))
         return STATUS_BUG;
-    return T && D ? ops->backend->rmsnorm(ops, args) : STATUS_OK;
+    return tensor_count(args->x) ? ops->backend->rmsnorm(ops, args) : STATUS_OK;
+}
+
+enum status ops_norm_linears(struct ops *ops, const struct ops_rmsnorm_args *norm,
+                             const struct ops_linear_args *products, int count)
+{
+    struct call call = {ops, "norm_linears", false};
+    enum status status;
+
+    if (rmsnorm_is_wrong(ops, norm) || linears_are_wrong(ops, products, count))
+        return STATUS_BUG;
+    if (products->x != norm->y) {
+        wrong(&call, "the products' x is not the norm's y");
+        return STATUS_BUG;
+    }
+    if (!tensor_count(norm->x))
+        return ops_linears(ops, products, count);
+    if (ops->backend->norm_linears)
+        return ops->backend->norm_linears(ops, norm, products, count);
+    status = ops->backend->rmsnorm(ops, norm);
+    return status ? status : run_linears(ops, products, count);
 }
 
 enum status ops_layernorm(struct ops *ops, const struct ops_layernorm_args *args)

@@ -186,6 +186,11 @@ enum status ops_linear(struct ops *ops, const struct ops_linear_args *args) MUST
  * to be done with x may be done once, and the products side by side. */
 enum { OPS_LINEARS_MOST = 4 };
 enum status ops_linears(struct ops *ops, const struct ops_linear_args *args, int count) MUST_CHECK;
+/* Two in a row: `first` is per head with y in F32, not added to, and `second`'s x is that y, its heads side by side
+ * ([T, H N] over the same memory). `second` gets the bits of one call after the other. What first's y holds afterwards
+ * is not said: a backend may hand it on in another form and never write it. */
+enum status ops_linear_pair(struct ops *ops, const struct ops_linear_args *first, const struct ops_linear_args *second)
+    MUST_CHECK;
 
 /* --- Rows of the residual stream -------------------------------------------------------------------- */
 
@@ -206,6 +211,10 @@ struct ops_rmsnorm_args {
     struct tensor *y;              /* [T, D] */
 };
 enum status ops_rmsnorm(struct ops *ops, const struct ops_rmsnorm_args *args) MUST_CHECK;
+/* ops_rmsnorm(), then ops_linears() of its y, bit for bit; y is written as well. What products do with their x first
+ * may be done while the norm has it at hand. Every product's x is norm->y, the same struct. */
+enum status ops_norm_linears(struct ops *ops, const struct ops_rmsnorm_args *norm,
+                             const struct ops_linear_args *products, int count) MUST_CHECK;
 
 /* y[t,d] = (x[t,d] - mean) / sqrt(var + eps) * weight[d] + bias[d], biased variance; all F32. y may be x. */
 struct ops_layernorm_args {

@@ -21,7 +21,7 @@
 extern "C" {
 #endif
 
-enum { OPS_BACKEND_ABI = 7 };
+enum { OPS_BACKEND_ABI = 8 };
 #define OPS_BACKEND_SYMBOL "dsa_ops_backend"
 
 struct ops {
@@ -60,6 +60,11 @@ struct ops_backend {
 
     enum status (*linear)(struct ops *ops, const struct ops_linear_args *args);
     enum status (*linears)(struct ops *ops, const struct ops_linear_args *args, int count); /* NULL: one by one */
+    /* These two NULL: the ops that they join, one after the other. */
+    enum status (*linear_pair)(struct ops *ops, const struct ops_linear_args *first,
+                               const struct ops_linear_args *second);
+    enum status (*norm_linears)(struct ops *ops, const struct ops_rmsnorm_args *norm,
+                                const struct ops_linear_args *products, int count);
     enum status (*embed)(struct ops *ops, const struct ops_embed_args *args);
     enum status (*rmsnorm)(struct ops *ops, const struct ops_rmsnorm_args *args);
     enum status (*layernorm)(struct ops *ops, const struct ops_layernorm_args *args);

@@ -347,6 +347,8 @@ extern "C" __attribute__((visibility("default"))) const struct ops_backend dsa_o
     cuda_weight_destroy,
     cuda_linear,
     cuda_linears,
+    cuda_linear_pair,
+    cuda_norm_linears,
     cuda_embed,
     cuda_rmsnorm,
     cuda_layernorm,

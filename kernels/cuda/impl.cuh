@@ -8,6 +8,10 @@ enum status cuda_weight_create(struct ops *ops, const struct ops_weight_args *ar
 void cuda_weight_destroy(struct ops *ops, struct ops_weight *weight);
 enum status cuda_linear(struct ops *ops, const struct ops_linear_args *args);
 enum status cuda_linears(struct ops *ops, const struct ops_linear_args *args, int count);
+enum status cuda_linear_pair(struct ops *ops, const struct ops_linear_args *first,
+                             const struct ops_linear_args *second);
+enum status cuda_norm_linears(struct ops *ops, const struct ops_rmsnorm_args *norm,
+                              const struct ops_linear_args *products, int count);
 enum status cuda_embed(struct ops *ops, const struct ops_embed_args *args);
 enum status cuda_rmsnorm(struct ops *ops, const struct ops_rmsnorm_args *args);
 enum status cuda_layernorm(struct ops *ops, const struct ops_layernorm_args *args);
@@ -72,6 +76,11 @@ struct operand {
 enum status cuda_operand(struct ops *ops, const struct cuda_weight *like, const float *x, int64_t row_stride,
                          int64_t head_stride, int heads, int64_t T, int K, enum scratch_slot values,
                          enum scratch_slot scales, struct operand *operand);
+
+/* The norm, whose y goes out as an operand of codes as well, where it takes rows like these: codes [T, D], scale
+ * [T, ceil(D / 128)]. */
+bool cuda_norm_takes_codes(const struct ops_rmsnorm_args *args);
+enum status cuda_norm_codes(struct ops *ops, const struct ops_rmsnorm_args *args, uint8_t *codes, float *scale);
 
 /* The indexer's queries: e4m3 codes, or BF16 values of them, one scale a (token, head); Di <= 128. */
 enum status cuda_queries(struct ops *ops, const float *q, int64_t row_stride, int64_t head_stride, int heads, int64_t T,

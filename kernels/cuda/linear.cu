@@ -345,8 +345,8 @@ enum status cuda_product_inner(struct ops *ops, const struct operand *operand, c
 
     p.group = *grouping;
     p.x.head_stride = 0;
-    p.inner = codes;
-    p.inner_scale = scale;
+    p.y_codes = codes;
+    p.y_scale = scale;
     return cuda_product_wgmma(ops, &p);
 }
 
@@ -526,31 +526,42 @@ enum status cuda_queries(struct ops *ops, const float *q, int64_t row_stride, in
                         values, scales, operand);
 }
 
-enum status cuda_linear(struct ops *ops, const struct ops_linear_args *args)
+/* With x as it came, in F32 or BF16. */
+static enum status product_of_args(const struct ops_linear_args *args, struct product *product)
 {
     const struct tensor *x = args->x, *y = args->y;
-    const struct cuda_weight *w = cuda_weight_of(args->w);
     bool per_head = x->dim_count == 3;
     int64_t head_stride = per_head ? x->strides[1] : 0;
     struct operand operand = plain_operand((const float *)x->data, x->strides[0], head_stride);
-    struct product p = product_of(&operand, w, x->dims[0], (float *)y->data, y->strides[0],
-                                  per_head ? y->strides[1] : 0, args->accumulate);
-    enum status status;
 
+    if (x->dtype == DTYPE_BF16 && (x->strides[0] % 8 || head_stride % 8 || (uintptr_t)x->data % 16))
+        return STATUS_UNSUPPORTED;
+    *product = product_of(&operand, cuda_weight_of(args->w), x->dims[0], (float *)y->data, y->strides[0],
+                          per_head ? y->strides[1] : 0, args->accumulate);
     if (x->dtype == DTYPE_BF16) {
-        if (x->strides[0] % 8 || head_stride % 8 || (uintptr_t)x->data % 16)
-            return STATUS_UNSUPPORTED;
-        p.x.plain = NULL;
-        p.x.values = (const __nv_bfloat16 *)x->data;
+        product->x.plain = NULL;
+        product->x.values = (const __nv_bfloat16 *)x->data;
     }
     if (y->dtype == DTYPE_BF16) {
-        p.y = NULL;
-        p.y_bf16 = (__nv_bfloat16 *)y->data;
+        product->y = NULL;
+        product->y_bf16 = (__nv_bfloat16 *)y->data;
     }
+    return STATUS_OK;
+}
+
+enum status cuda_linear(struct ops *ops, const struct ops_linear_args *args)
+{
+    const struct tensor *x = args->x;
+    const struct cuda_weight *w = cuda_weight_of(args->w);
+    struct product p;
+    enum status status = product_of_args(args, &p);
+
+    if (status)
+        return status;
     if (product_takes_heads(backend_of(ops), w, &p))
         return cuda_product_heads(ops, &p);
     if (!p.x.values) {
-        status = cuda_operand(ops, w, (const float *)x->data, x->strides[0], head_stride, (int)w->heads, x->dims[0],
+        status = cuda_operand(ops, w, (const float *)x->data, p.x.row_stride, p.x.head_stride, (int)w->heads, p.T,
                               (int)w->K, SCRATCH_A, SCRATCH_B, &p.x);
         if (status)
             return status;
@@ -558,39 +569,123 @@ enum status cuda_linear(struct ops *ops, const struct ops_linear_args *args)
     return multiply(ops, p, w);
 }
 
-enum status cuda_linears(struct ops *ops, const struct ops_linear_args *args, int count)
+/* Whether all products want the same form of their x, which is made of it. */
+static bool are_alike(const struct ops_linear_args *args, int count)
 {
-    const struct tensor *x = args->x;
     const struct cuda_weight *like = cuda_weight_of(args->w);
-    struct product products[OPS_LINEARS_MOST];
-    struct operand operand;
-    enum status status = STATUS_OK;
-    bool alike = !is_plain(like), few;
+    bool alike = !is_plain(like);
 
     for (int i = 1; i < count; i++) {
         const struct cuda_weight *w = cuda_weight_of(args[i].w);
 
         alike = alike && w->dtype == like->dtype && w->numerics == like->numerics;
     }
-    if (!alike) {
+    return alike;
+}
+
+/* Products of one x, in the form that all of them want. */
+static enum status multiply_all(struct ops *ops, const struct operand *operand, const struct ops_linear_args *args,
+                                int count)
+{
+    struct product products[OPS_LINEARS_MOST];
+    bool few = operand->codes != NULL;
+    enum status status = STATUS_OK;
+
+    for (int i = 0; i < count; i++) {
+        const struct tensor *y = args[i].y;
+
+        products[i] = product_of(operand, cuda_weight_of(args[i].w), y->dims[0], (float *)y->data, y->strides[0], 0,
+                                 args[i].accumulate);
+        few = few && products[i].N > 0 && product_takes_few(&products[i]);
+    }
+    if (few)
+        return cuda_products_few(ops, products, count);
+    for (int i = 0; i < count && !status; i++)
+        status = multiply(ops, products[i], cuda_weight_of(args[i].w));
+    return status;
+}
+
+enum status cuda_linears(struct ops *ops, const struct ops_linear_args *args, int count)
+{
+    const struct tensor *x = args->x;
+    const struct cuda_weight *like = cuda_weight_of(args->w);
+    struct operand operand;
+    enum status status = STATUS_OK;
+
+    if (!are_alike(args, count)) {
         for (int i = 0; i < count && !status; i++)
             status = cuda_linear(ops, &args[i]);
         return status;
     }
     status = cuda_operand(ops, like, (const float *)x->data, x->strides[0], 0, 1, x->dims[0], (int)like->K, SCRATCH_A,
                           SCRATCH_B, &operand);
-    few = operand.codes != NULL;
-    for (int i = 0; i < count && !status; i++) {
-        const struct tensor *y = args[i].y;
+    return status ? status : multiply_all(ops, &operand, args, count);
+}
 
-        products[i] = product_of(&operand, cuda_weight_of(args[i].w), x->dims[0], (float *)y->data, y->strides[0], 0,
-                                 args[i].accumulate);
-        few = few && products[i].N > 0 && product_takes_few(&products[i]);
+/* --- Codes and scales from where x is made ------------------------------------------------------------------------ */
+
+static bool takes_codes(struct ops *ops, const struct cuda_weight *w)
+{
+    return w->dtype == DTYPE_F8E4M3 && product_takes_wgmma(backend_of(ops), w->dtype, w->numerics, w->K);
+}
+
+/* An operand of T rows that the kernel before will have written: where to. */
+static enum status take_codes(struct ops *ops, int64_t T, int64_t K, uint8_t **codes, float **scale,
+                              struct operand *operand)
+{
+    int64_t groups = ceil_div(K, SCALE_GROUP);
+    void *code_memory = NULL, *scale_memory = NULL;
+    enum status status = cuda_scratch(ops, SCRATCH_A, (size_t)(T * K), &code_memory);
+
+    if (!status)
+        status = cuda_scratch(ops, SCRATCH_B, (size_t)(T * groups) * sizeof(float), &scale_memory);
+    if (status)
+        return status;
+    *codes = (uint8_t *)code_memory;
+    *scale = (float *)scale_memory;
+    *operand = {};
+    operand->codes = *codes;
+    operand->scale = *scale;
+    operand->row_stride = K;
+    operand->scale_row_stride = groups;
+    return STATUS_OK;
+}
+
+/* A head's 128 columns are one group of the second product's K. */
+enum status cuda_linear_pair(struct ops *ops, const struct ops_linear_args *first, const struct ops_linear_args *second)
+{
+    const struct cuda_weight *w = cuda_weight_of(second->w);
+    struct operand operand;
+    struct product p;
+    enum status status = product_of_args(first, &p);
+
+    if (status)
+        return status;
+    if (!p.x.values || !product_takes_heads(backend_of(ops), cuda_weight_of(first->w), &p) || !takes_codes(ops, w)) {
+        status = cuda_linear(ops, first);
+        return status ? status : cuda_linear(ops, second);
     }
-    if (few && !status)
-        return cuda_products_few(ops, products, count);
-    for (int i = 0; i < count && !status; i++)
-        status = cuda_product(ops, &operand, cuda_weight_of(args[i].w), x->dims[0], NULL, products[i].y,
-                              products[i].y_row_stride, 0, args[i].accumulate);
-    return status;
+    status = take_codes(ops, p.T, w->K, &p.y_codes, &p.y_scale, &operand);
+    if (!status)
+        status = cuda_product_heads(ops, &p);
+    return status ? status : multiply_all(ops, &operand, second, 1);
+}
+
+enum status cuda_norm_linears(struct ops *ops, const struct ops_rmsnorm_args *norm,
+                              const struct ops_linear_args *products, int count)
+{
+    const struct cuda_weight *like = cuda_weight_of(products->w);
+    struct operand operand;
+    uint8_t *codes;
+    float *scale;
+    enum status status;
+
+    if (!are_alike(products, count) || !takes_codes(ops, like) || !cuda_norm_takes_codes(norm)) {
+        status = cuda_rmsnorm(ops, norm);
+        return status ? status : cuda_linears(ops, products, count);
+    }
+    status = take_codes(ops, norm->x->dims[0], like->K, &codes, &scale, &operand);
+    if (!status)
+        status = cuda_norm_codes(ops, norm, codes, scale);
+    return status ? status : multiply_all(ops, &operand, products, count);
 }

@@ -2,6 +2,7 @@
  *
  *   y[t, h, n] = bf16(sum_k bf16(x[t, h, k]) w[h, n, k]), one F32 sum;   K = 128, x F32    (across)
  *   y[t, h, n] = sum_k x[t, h, k] w[h, n, k], one F32 sum;               N = 128, x BF16   (along)
+ *                the same as e4m3, a head's 128 with one scale, for an FP8 product behind   (along, codes)
  *
  * Absorption's products (V3.2: 128 heads of 512 x 128 and of 128 x 512) are the reading of x and the writing of y, and
  * little else. So each is read or written once: a head's whole weight stays in shared memory while its rows go by, and
@@ -14,13 +15,16 @@
  *          256 KB is cache, through which the rows come
  *   order  wgmma's A has columns 2q, 2q + 1, 2q + 8 and 2q + 9 of 16 in lane q of a row's four, and its sums are two
  *          neighbours each. Here a lane takes 16 bytes of x and writes 16 bytes of y. So w's columns are permuted
- *          inside each 16 of K, and its rows inside each 32 (across) or 16 of N, on their way to shared memory
+ *          inside each 16 of K, and its rows inside each 32 (across), 16 (along) or 64 of N (codes), on their way to
+ *          shared memory
  *   lines  BF16 is read, and all is written, by lines of 128 bytes: the eight lanes of two rows read the one's, then
  *          the other's, and exchange halves; likewise for y. Of a BF16 x lanes of a row exchange fours as well, since
  *          16 bytes are eight columns of one step
  *   pipe   across: 64 columns of the next tile are on their way to 32 registers a thread while this one, rounded, is
  *          multiplied with 128 rows of w after another. along: 256 columns are on their way to 64 registers, and each
  *          64 of them that are taken are replaced by those 256 further on, or of the next tile
+ *   codes  a row's 128 sums are in the registers of its four lanes: its scale takes two shuffles, and is
+ *          quantise.cuh's, as the codes are: the bits that writing F32 and quantising it would give
  *   sums   k16 products in order of k, in one chain over all of K, as in linear_wgmma.cu. The order inside 16 changes
  *          nothing: with F32 on both sides every bit of 1000 rows of both shapes was linear_wgmma.cu's, on an H200
  *
@@ -53,6 +57,8 @@ enum {
     BLOCK_UNITS = COLUMNS * ROW_BYTES / 16 /* likewise: 128 rows of w */
 };
 
+enum form { ACROSS, ALONG, ALONG_CODES };
+
 /* 64 columns of x of two rows of the warp's 16: g and g + 8, g = lane / 4. */
 typedef float4 across_queue[PANEL_STEPS][2]; /* four columns a step */
 typedef uint4 along_queue[2][2];             /* of row g (+ 8) and its neighbour: the even one first */
@@ -60,24 +66,26 @@ typedef uint4 along_queue[2][2];             /* of row g (+ 8) and its neighbour
 /* --- Weights ------------------------------------------------------------------------------------------------------ */
 
 /* The row of w in place `c`. Lane q has the sums in places 2q and 2q + 1 of each eight: four eights are to be eight
- * neighbours in y (across), two eights four (along). */
-template <bool Across> static __device__ __forceinline__ int row_of_column(int c)
+ * neighbours in y (across), two eights four (along), eight eights sixteen (codes): 16 bytes each. */
+template <enum form Form> static __device__ __forceinline__ int row_of_column(int c)
 {
-    int q = c >> 1 & 3;
+    const int eights = Form == ACROSS ? 4 : Form == ALONG ? 2 : 8;
+    int q = c >> 1 & 3, eight = c >> 3;
 
-    return Across ? (c & ~31) + 8 * q + 2 * (c >> 3 & 3) + (c & 1) : (c & ~15) + 4 * q + 2 * (c >> 3 & 1) + (c & 1);
+    return eight / eights * 8 * eights + 2 * eights * q + 2 * (eight % eights) + (c & 1);
 }
 
 /* w [N, K] as panels. A thread takes 16 of K, one step, at a time: lane q's two pairs of columns in A are pairs q and
  * q + 4 of eight. */
-template <bool Across> static __device__ __forceinline__ void load_weight(uint8_t *panels, const __nv_bfloat16 *w)
+template <enum form Form> static __device__ __forceinline__ void load_weight(uint8_t *panels, const __nv_bfloat16 *w)
 {
+    const bool Across = Form == ACROSS;
     const int N = Across ? LATENT : VALUE, K = Across ? VALUE : LATENT, steps = K / STEP;
 
 #pragma unroll 8
     for (int at = threadIdx.x; at < N * steps; at += THREADS) {
         int row = at / steps, step = at % steps, chunk = 2 * (step % PANEL_STEPS);
-        const uint4 *source = (const uint4 *)(w + row_of_column<Across>(row) * K + step * STEP);
+        const uint4 *source = (const uint4 *)(w + row_of_column<Form>(row) * K + step * STEP);
         uint8_t *panel = panels + step / PANEL_STEPS * N * ROW_BYTES;
         uint4 l = source[0], r = source[1];
 
@@ -168,6 +176,37 @@ static __device__ __forceinline__ void store(const struct product &p, int head, 
             else
                 store_lines(p.y + at, p.y_row_stride, p.T - t - 8 * r, piece[0], piece[1]);
         }
+}
+
+/* A head's 128 columns as e4m3 and their scales. A lane's sums of a row are two sixteens, 64 columns apart. */
+static __device__ __forceinline__ void store_codes(const struct product &p, int head, int tile, const float (&sum)[64])
+{
+    int lane = threadIdx.x % WARP, warp = threadIdx.x % GROUP / WARP;
+    int64_t first = (int64_t)tile * TILE_ROWS + 16 * warp, width = (int64_t)p.heads * VALUE;
+
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        int64_t own = first + lane / 4 + 8 * r, even = first + lane / 8 * 2 + 8 * r;
+        uint32_t piece[2][4];
+        float amax = 0.0f, scale, inverse;
+
+#pragma unroll
+        for (int i = 2 * r; i < 64; i += 4)
+            amax = fmaxf(amax, fmaxf(fabsf(sum[i]), fabsf(sum[i + 1])));
+        amax = fmaxf(amax, __shfl_xor_sync(0xFFFFFFFFu, amax, 1));
+        amax = fmaxf(amax, __shfl_xor_sync(0xFFFFFFFFu, amax, 2));
+        scale = ue8m0_scale(amax);
+        inverse = 1.0f / scale;
+        if (lane % 4 == 0 && own < p.T)
+            p.y_scale[own * p.heads + head] = scale;
+#pragma unroll
+        for (int j = 0; j < 8; j++) {
+            int k = 8 * j + 2 * r;
+
+            piece[j / 4][j % 4] = four_codes(make_float4(sum[k], sum[k + 1], sum[k + 4], sum[k + 5]), inverse);
+        }
+        store_lines(p.y_codes + even * width + head * VALUE + 16 * (lane % 8), width, p.T - even, piece[0], piece[1]);
+    }
 }
 
 /* --- K = 128: tiles [tile, end), every third, of one head --------------------------------------------------------- */
@@ -321,6 +360,7 @@ static __device__ __forceinline__ void take(uint32_t (&a)[PANEL_STEPS][4], const
 /* K is gone through. `queue` holds the first half of it, and 64 columns that have been taken make room for those 256
  * further on, or of the next tile; behind the last tile the same ones are read once more, as they come from
  * the cache. */
+template <bool Codes>
 static __device__ __forceinline__ void along(const struct product &p, int head, int tile, int end, uint64_t w,
                                              along_queue (&queue)[QUEUE])
 {
@@ -339,13 +379,16 @@ static __device__ __forceinline__ void along(const struct product &p, int head, 
             fetch(queue[i % QUEUE], p, rows, (i + QUEUE) % (2 * QUEUE) * PANEL_K);
             multiply(sum, a, w + i * BLOCK_UNITS);
         }
-        store<false>(p, head, tile, 0, sum);
+        if constexpr (Codes)
+            store_codes(p, head, tile, sum);
+        else
+            store<false>(p, head, tile, 0, sum);
     }
 }
 
 /* --- The kernel --------------------------------------------------------------------------------------------------- */
 
-template <bool Across> static __global__ void __launch_bounds__(THREADS, 1) product_heads(struct product p)
+template <enum form Form> static __global__ void __launch_bounds__(THREADS, 1) product_heads(struct product p)
 {
     after_previous();
     DYNAMIC_SHARED(uint8_t, memory);
@@ -361,9 +404,9 @@ template <bool Across> static __global__ void __launch_bounds__(THREADS, 1) prod
         along_queue along_x[QUEUE];
 
         __syncthreads(); /* the weight of the head before is no longer read */
-        load_weight<Across>(panels, (const __nv_bfloat16 *)p.w + (int64_t)head * (LATENT * VALUE));
+        load_weight<Form>(panels, (const __nv_bfloat16 *)p.w + (int64_t)head * (LATENT * VALUE));
         if (tile < end) { /* not before: the weight passes through the same registers */
-            if constexpr (Across) {
+            if constexpr (Form == ACROSS) {
                 fetch(across_x, across_rows(p, head, tile), 0);
             } else {
                 struct row_quad rows = along_rows(p, head, tile);
@@ -375,10 +418,10 @@ template <bool Across> static __global__ void __launch_bounds__(THREADS, 1) prod
         }
         fence_proxy_async();
         __syncthreads();
-        if constexpr (Across)
+        if constexpr (Form == ACROSS)
             across(p, head, tile, end, wgmma_descriptor(panels), across_x);
         else
-            along(p, head, tile, end, wgmma_descriptor(panels), along_x);
+            along<Form == ALONG_CODES>(p, head, tile, end, wgmma_descriptor(panels), along_x);
         at += end - first;
     }
 }
@@ -407,18 +450,20 @@ bool product_takes_heads(const struct cuda_backend *backend, const struct cuda_w
            ceil_div(p->T, TILE_ROWS) * (int64_t)p->heads <= INT32_MAX;
 }
 
-template <bool Across> static enum status launch(struct ops *ops, const struct product *p)
+template <enum form Form> static enum status launch(struct ops *ops, const struct product *p)
 {
     int smem = (int)(p->N * p->K * 2) + 1024;
     int blocks = heads_blocks(p->heads, ceil_div(p->T, TILE_ROWS), backend_of(ops)->sm_count);
 
-    CUDA_TRY(ops, cudaFuncSetAttribute((product_heads<Across>), cudaFuncAttributeMaxDynamicSharedMemorySize, smem));
-    LAUNCH((product_heads<Across>), (unsigned)blocks, THREADS, smem, backend_of(ops)->stream, *p);
+    CUDA_TRY(ops, cudaFuncSetAttribute((product_heads<Form>), cudaFuncAttributeMaxDynamicSharedMemorySize, smem));
+    LAUNCH((product_heads<Form>), (unsigned)blocks, THREADS, smem, backend_of(ops)->stream, *p);
     CUDA_LAUNCHED(ops);
     return STATUS_OK;
 }
 
 enum status cuda_product_heads(struct ops *ops, const struct product *p)
 {
-    return p->x.plain ? launch<true>(ops, p) : launch<false>(ops, p);
+    if (p->x.plain)
+        return launch<ACROSS>(ops, p);
+    return p->y_codes ? launch<ALONG_CODES>(ops, p) : launch<ALONG>(ops, p);
 }

@@ -306,13 +306,13 @@ static __device__ __forceinline__ void store_inner(const struct product &p, cons
         if (product_row(p, row) < 0)
             continue;
         if (group == 0 && lane % 4 == 0)
-            p.inner_scale[row * groups + v.n0 / SCALE_GROUP] = scale;
+            p.y_scale[row * groups + v.n0 / SCALE_GROUP] = scale;
 #pragma unroll
         for (int j = 0; j < 8; j++) {
             float2 pair = {sum[4 * j + 2 * half] * inverse, sum[4 * j + 2 * half + 1] * inverse};
 
             if (n0 + 8 * j < p.N)
-                *(uint16_t *)(p.inner + row * p.N + n0 + 8 * j) =
+                *(uint16_t *)(p.y_codes + row * p.N + n0 + 8 * j) =
                     __nv_cvt_float2_to_fp8x2(pair, __NV_SATFINITE, __NV_E4M3);
         }
     }
@@ -432,7 +432,7 @@ enum status cuda_product_wgmma(struct ops *ops, const struct product *p)
     int64_t tall = ceil_div(p->T, 2 * GROUP_ROWS), tiles = p->group.tile_count;
     bool grouped = p->group.row_index != NULL, few = p->group.tile_rows == GROUP_ROWS;
 
-    if (p->inner)
+    if (p->y_codes)
         return launch<true, true, 1, 2, 2>(ops, p, tiles);
     if (!p->x.codes && grouped)
         return launch<false, false, 1, 2, 1>(ops, p, tiles);

@@ -16,8 +16,8 @@ struct product {
     int64_t y_row_stride, y_head_stride;
     int heads;
     bool accumulate;
-    uint8_t *inner;     /* of an expert's gate and up: silu(gate) up [rows, N] as e4m3 instead of y */
-    float *inner_scale; /* [rows, ceil(N / 128)] */
+    uint8_t *y_codes; /* e4m3 instead of y: per head [T, heads N]; of an expert's gate and up silu(gate) up [rows, N] */
+    float *y_scale;   /* [rows, groups of 128 in one] */
 };
 
 /* How many products of the same rows of y there are: heads, or matrices of each expert. */
@@ -80,7 +80,7 @@ enum status cuda_product_few(struct ops *ops, const struct product *product);
 enum status cuda_products_few(struct ops *ops, const struct product *products, int count);
 
 /* Of the BF16 ones, products per head of more rows, 512 x 128 with x as it came (operand.plain) and y in BF16, or 128 x
- * 512 with x in BF16 and y in F32 that is not added to; rows of both start on 16 bytes. */
+ * 512 with x in BF16 and y in F32 that is not added to, or as y_codes; rows of both start on 16 bytes. */
 bool product_takes_heads(const struct cuda_backend *backend, const struct cuda_weight *weight,
                          const struct product *product);
 enum status cuda_product_heads(struct ops *ops, const struct product *product);

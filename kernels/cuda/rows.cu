@@ -3,8 +3,9 @@
  * All are bound by memory: each value is read once and written once. One block a row (norms), one warp a row (Hadamard
  * of 32 to 256), or one thread four elements or a pair; row strides are free, the last stride is 1. Forms that read
  * four elements at a time take rows that start on 16 bytes; plain ones take the others. cache.cu does some of this on
- * the way into the caches (rows.cuh); fusing a norm with quantisation is kernels/cuda/README.md, "What is next". */
+ * the way into the caches (rows.cuh), and RMSNorm quantises its y where FP8 products of it follow. */
 #include "kernels/cuda/impl.cuh"
+#include "kernels/cuda/quantise.cuh"
 #include "kernels/cuda/rows.cuh"
 
 /* Whether rows of a tensor start on 16 bytes. */
@@ -79,9 +80,25 @@ static __global__ void rmsnorm_kernel(float *x, int64_t x_stride, const float *r
 
 enum { NORM_FOURS = 8 }; /* a thread: rows of up to 8192, kept in registers between the sum and the scaling */
 
+/* A warp's 128 neighbours of y, a group, as e4m3 with their scale: the bits that linear.cu's kernels make of y. */
+static __device__ __forceinline__ void put_codes(float4 value, int d, int D, uint8_t *codes, float *scale)
+{
+    float amax = fmaxf(fmaxf(fabsf(value.x), fabsf(value.y)), fmaxf(fabsf(value.z), fabsf(value.w)));
+    float s = ue8m0_scale(warp_max(amax));
+
+    if (d >= D)
+        return;
+    if (threadIdx.x % WARP == 0)
+        scale[d / SCALE_GROUP] = s;
+    *(uint32_t *)(codes + d) = four_codes(value, 1.0f / s);
+}
+
+/* `codes` [T, D] and `scale` [T, ceil(D / 128)]: with Codes. */
+template <bool Codes>
 static __global__ void __launch_bounds__(ROW_THREADS)
     rmsnorm_fours_kernel(float *x, int64_t x_stride, const float *residual, int64_t residual_stride,
-                         const float *weight, float eps, float *y, int64_t y_stride, int D)
+                         const float *weight, float eps, float *y, int64_t y_stride, int D, uint8_t *codes,
+                         float *scales)
 {
     after_previous();
     __shared__ float partial[WARP];
@@ -115,26 +132,49 @@ static __global__ void __launch_bounds__(ROW_THREADS)
         if (d < D) {
             float4 w = *(const float4 *)(weight + d);
 
-            *(float4 *)(y + blockIdx.x * y_stride + d) =
-                make_float4(value[i].x * scale * w.x, value[i].y * scale * w.y, value[i].z * scale * w.z,
-                            value[i].w * scale * w.w);
+            value[i] = make_float4(value[i].x * scale * w.x, value[i].y * scale * w.y, value[i].z * scale * w.z,
+                                   value[i].w * scale * w.w);
+            *(float4 *)(y + blockIdx.x * y_stride + d) = value[i];
         }
+        if (Codes && d / SCALE_GROUP * SCALE_GROUP < D) /* for the whole warp alike; past D are zeros */
+            put_codes(value[i], d, D, codes + blockIdx.x * (int64_t)D,
+                      scales + blockIdx.x * (int64_t)((D + SCALE_GROUP - 1) / SCALE_GROUP));
     }
+}
+
+static bool norm_in_fours(const struct ops_rmsnorm_args *args)
+{
+    return args->x->dims[1] <= 4 * ROW_THREADS * NORM_FOURS && in_fours(args->x) && in_fours(args->y) &&
+           (!args->residual || in_fours(args->residual)) && (uintptr_t)args->weight->data % 16 == 0;
+}
+
+template <bool Codes>
+static enum status norm_fours(struct ops *ops, const struct ops_rmsnorm_args *args, uint8_t *codes, float *scale)
+{
+    LAUNCH((rmsnorm_fours_kernel<Codes>), (unsigned)args->x->dims[0], ROW_THREADS, 0, backend_of(ops)->stream,
+           (float *)args->x->data, args->x->strides[0], args->residual ? (const float *)args->residual->data : NULL,
+           args->residual ? args->residual->strides[0] : 0, (const float *)args->weight->data, args->eps,
+           (float *)args->y->data, args->y->strides[0], (int)args->x->dims[1], codes, scale);
+    CUDA_LAUNCHED(ops);
+    return STATUS_OK;
+}
+
+bool cuda_norm_takes_codes(const struct ops_rmsnorm_args *args)
+{
+    return args->x->dims[0] > 0 && norm_in_fours(args);
+}
+
+enum status cuda_norm_codes(struct ops *ops, const struct ops_rmsnorm_args *args, uint8_t *codes, float *scale)
+{
+    return norm_fours<true>(ops, args, codes, scale);
 }
 
 enum status cuda_rmsnorm(struct ops *ops, const struct ops_rmsnorm_args *args)
 {
     if (args->x->dims[0] == 0)
         return STATUS_OK;
-    if (args->x->dims[1] <= 4 * ROW_THREADS * NORM_FOURS && in_fours(args->x) && in_fours(args->y) &&
-        (!args->residual || in_fours(args->residual)) && (uintptr_t)args->weight->data % 16 == 0) {
-        LAUNCH((rmsnorm_fours_kernel), (unsigned)args->x->dims[0], ROW_THREADS, 0, backend_of(ops)->stream,
-               (float *)args->x->data, args->x->strides[0], args->residual ? (const float *)args->residual->data : NULL,
-               args->residual ? args->residual->strides[0] : 0, (const float *)args->weight->data, args->eps,
-               (float *)args->y->data, args->y->strides[0], (int)args->x->dims[1]);
-        CUDA_LAUNCHED(ops);
-        return STATUS_OK;
-    }
+    if (norm_in_fours(args))
+        return norm_fours<false>(ops, args, NULL, NULL);
     LAUNCH((rmsnorm_kernel), (unsigned)args->x->dims[0], ROW_THREADS, 0, backend_of(ops)->stream,
            (float *)args->x->data, args->x->strides[0], args->residual ? (const float *)args->residual->data : NULL,
            args->residual ? args->residual->strides[0] : 0, (const float *)args->weight->data, args->eps,

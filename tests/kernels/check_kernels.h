@@ -38,7 +38,7 @@ struct check_op {
 
 extern const struct check_op check_op_linear, check_op_linears, check_op_rows, check_op_rope, check_op_hadamard,
     check_op_cache, check_op_changed, check_op_indexer, check_op_topk, check_op_attention, check_op_router,
-    check_op_moe, check_op_best, check_op_shortlist;
+    check_op_moe, check_op_best, check_op_shortlist, check_op_linear_pair, check_op_norm_linears;
 
 struct ops *check_ref(struct check *check);
 struct ops *check_device(struct check *check);

@@ -86,6 +86,80 @@ TEST(bf16_between_products_and_attention_is_refused_by_backends_that_work_in_f32
     ops_close(ops);
 }
 
+static struct ops_weight *weight_of(struct ops *ops, struct tensor w)
+{
+    struct ops_weight_args args = {.w = w, .numerics = NUMERICS_FP8};
+    struct ops_weight *weight = NULL;
+
+    CHECK_OK(ops_weight_create(ops, &args, &weight), (struct error *)NULL);
+    return weight;
+}
+
+TEST(a_pair_of_products_hands_on_heads_side_by_side)
+{
+    struct ops *ops = open_ref();
+    float x[2] = {3, 5}, w[4] = {1, 2, 10, 20}, between[6] = {0}, sum[4] = {1, 1, 1, 1}, y[1] = {7};
+    struct tensor tx = tensor_3d(DTYPE_F32, x, 1, 2, 1), heads = tensor_3d(DTYPE_F32, between, 1, 2, 2);
+    struct tensor flat = tensor_2d(DTYPE_F32, between, 1, 4), ty = tensor_2d(DTYPE_F32, y, 1, 1);
+    struct ops_weight *per_head = weight_of(ops, tensor_3d(DTYPE_F32, w, 2, 2, 1));
+    struct ops_weight *all = weight_of(ops, tensor_2d(DTYPE_F32, sum, 1, 4));
+    struct ops_linear_args first = {&tx, per_head, &heads, false}, second = {&flat, all, &ty, false};
+    const char *apart = "linear_pair: the second's x is not the first's y, heads side by side";
+
+    CHECK_STATUS(ops_linear_pair(ops, &second, &second), STATUS_BUG);
+    CHECK_EQ_STR(ops_last_error(ops), "linear_pair: the first product is not per head, or the second is");
+    CHECK_STATUS(ops_linear_pair(ops, &first, &first), STATUS_BUG);
+    first.accumulate = true;
+    CHECK_STATUS(ops_linear_pair(ops, &first, &second), STATUS_BUG);
+    CHECK_EQ_STR(ops_last_error(ops), "linear_pair: the first product is added to what is there");
+    first.accumulate = false;
+    flat.data = between + 1; /* elsewhere */
+    CHECK_STATUS(ops_linear_pair(ops, &first, &second), STATUS_BUG);
+    CHECK_EQ_STR(ops_last_error(ops), apart);
+    flat.data = between;
+    heads.strides[1] = 3; /* a gap between heads */
+    CHECK_STATUS(ops_linear_pair(ops, &first, &second), STATUS_BUG);
+    CHECK_EQ_STR(ops_last_error(ops), apart);
+    heads.strides[1] = 2;
+    flat = tensor_2d(DTYPE_F32, between, 1, 3); /* a head is cut */
+    CHECK_STATUS(ops_linear_pair(ops, &first, &second), STATUS_BUG);
+    CHECK_EQ_STR(ops_last_error(ops), "linear: x is f32 [1, 3], wanted f32 [any, 4]");
+    flat = tensor_2d(DTYPE_F32, between, 1, 4);
+    CHECK_NEAR(y[0], 7, 0);
+    CHECK_OK(ops_linear_pair(ops, &first, &second), (struct error *)NULL);
+    CHECK_NEAR(y[0], 3 + 6 + 50 + 100, 0);
+    ops_weight_destroy(ops, per_head);
+    ops_weight_destroy(ops, all);
+    ops_close(ops);
+}
+
+TEST(a_norm_with_products_is_checked_as_both)
+{
+    struct ops *ops = open_ref();
+    float x[4] = {2, 2, 2, 2}, one[4] = {1, 1, 1, 1}, normed[4] = {7, 7, 7, 7}, y[1] = {7};
+    struct tensor tx = tensor_2d(DTYPE_F32, x, 1, 4), weight = tensor_1d(DTYPE_F32, one, 4);
+    struct tensor tn = tensor_2d(DTYPE_F32, normed, 1, 4), same = tn, ty = tensor_2d(DTYPE_F32, y, 1, 1);
+    struct ops_weight *w = weight_of(ops, tensor_2d(DTYPE_F32, one, 1, 4));
+    struct ops_rmsnorm_args norm = {.x = &tx, .weight = &weight, .eps = 0, .y = &tn};
+    struct ops_linear_args product = {&same, w, &ty, false};
+
+    CHECK_STATUS(ops_norm_linears(ops, &norm, &product, 1), STATUS_BUG);
+    CHECK_EQ_STR(ops_last_error(ops), "norm_linears: the products' x is not the norm's y");
+    product.x = &tn;
+    CHECK_STATUS(ops_norm_linears(ops, &norm, &product, 0), STATUS_BUG);
+    CHECK_EQ_STR(ops_last_error(ops), "linears: 0 products");
+    weight = tensor_1d(DTYPE_F32, one, 3);
+    CHECK_STATUS(ops_norm_linears(ops, &norm, &product, 1), STATUS_BUG);
+    CHECK_EQ_STR(ops_last_error(ops), "rmsnorm: weight is f32 [3], wanted f32 [4]");
+    weight = tensor_1d(DTYPE_F32, one, 4);
+    CHECK_NEAR(normed[0], 7, 0);
+    CHECK_OK(ops_norm_linears(ops, &norm, &product, 1), (struct error *)NULL);
+    CHECK_NEAR(normed[0], 1, 1e-6);
+    CHECK_NEAR(y[0], 4, 1e-6);
+    ops_weight_destroy(ops, w);
+    ops_close(ops);
+}
+
 TEST(indices_outside_their_range_are_refused_on_the_host)
 {
     struct ops *ops = open_ref();
