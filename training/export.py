@@ -165,18 +165,32 @@ def read(folder):
     return model
 
 
+def mean(folders):
+    """The model of which every weight is the mean of those of exported models."""
+    models = [read(folder) for folder in folders]
+    with torch.no_grad():
+        for parts in zip(*(model.state_dict().values() for model in models)):
+            parts[0].copy_(sum(parts) / len(parts))
+    return models[0]
+
+
 def main():
     from prompt import Vocabulary
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--weights", required=True, help="a checkpoint of train.py")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--weights", help="a checkpoint of train.py")
+    what.add_argument("--mean", nargs="+", metavar="FOLDER", help="exported models whose weights are averaged")
     parser.add_argument("--tokenizer", required=True)
     parser.add_argument("--out", required=True)
     parser.add_argument("--bf16", action="store_true", help="no FP8")
     parser.add_argument("--dense", action="store_true", help="without indexers, for indexer.py")
     args = parser.parse_args()
-    saved = torch.load(args.weights, map_location="cpu")
-    model = Reader(Config(**saved["config"]))
-    model.load_state_dict({name: value.float() for name, value in saved["model"].items()})
+    if args.mean:
+        model = mean(args.mean)
+    else:
+        saved = torch.load(args.weights, map_location="cpu")
+        model = Reader(Config(**saved["config"]))
+        model.load_state_dict({name: value.float() for name, value in saved["model"].items()})
     print(write(model, Vocabulary(args.tokenizer), args.tokenizer, args.out, not args.bf16,
                 dense=args.dense), "bytes")
 
