@@ -247,7 +247,8 @@ def test_an_end_between_frames(daemon):
             finally:
                 zmq.Socket.recv = plain
                 peer.end()
-            assert peer.heard == [b"Q", b"Q"], peer.heard
+            # Asked again where the end is noticed only after the new peer has the question (seen on a busy machine).
+            assert peer.heard in ([b"Q"] * 2, [b"Q"] * 3), peer.heard
 
 
 def test_tcp_admits_the_keys_of_the_list(daemon):
