@@ -3,11 +3,10 @@
     grow.py --data DATA --text FOLDER --out MORE [--per-article 8] [--processes 6] [--words]
 
 Each chunk of token ids that appears in FOLDER (text-NNN.bin) is turned back into articles, and becomes one shard,
-MORE/shard-NNN.npz, with the arrays of DATA/reading: passages, questions, candidates, quotations, and with
---words the numbers of their words (prior.py). A third of the questions lose more of their words than the others. For a fifth, source
+MORE/shard-NNN.npz, with the arrays of DATA/reading: passages, questions, candidates, quotations, and with --words the
+numbers of their words (prior.py). A third of the questions lose more of their words than the others. For a fifth, source
 "without", the passage that the question was made from is not among the candidates: what answers it best then, or that
-nothing does, only a teacher's labels say (teacher.py). Ends when no chunk has come for a minute, and leaves
-MORE/grown.
+nothing does, only a teacher's labels say (teacher.py). Ends when no chunk has come for a minute, and leaves MORE/grown.
 """
 import argparse
 import collections

@@ -137,6 +137,7 @@ static void run_pair(struct check *check, const void *parameters)
     struct box *y = BOX(check, DTYPE_F32, 3, pair->T, pair->out), *alone;
     struct tensor heads = by_heads(&between->device, pair->H), other_heads,
                   ref_heads = by_heads(&between->host, pair->H);
+    struct tensor around;
     struct pair_run run, apart, ref;
 
     box_fill_normal(check, x, 1);
@@ -162,7 +163,7 @@ static void run_pair(struct check *check, const void *parameters)
     check_status(check, check_device(check), ops_linear(check_device(check), &apart.first));
     check_status(check, check_device(check), ops_linear(check_device(check), &apart.second));
     compare_bits(check, y, alone, "y");
-    compare_bits(check, between, between, "between"); /* for what surrounds it */
+    box_download(check, between, &around); /* fails where something was written around it */
     check_status(check, check_ref(check), run_linear_pair(check_ref(check), &ref));
     box_compare_cosine(check, y, "y", cosine_limit(pair->H * pair->N));
     destroy(check, first);
